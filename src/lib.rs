@@ -1,0 +1,11 @@
+//! Camera-resolution semantic labels in real time.
+//!
+//! A dense network sees a low-resolution copy of each frame; the pixels where it is unsure are refined at full
+//! resolution by a sparse convolutional network; a gate decides per pixel whom to believe.
+//!
+//! ```text
+//! Frame -> upload -> preprocess -> segment -> select -> refine -> fuse -> download -> labels + FrameReport
+//! ```
+
+pub mod plan;
+pub mod types;
