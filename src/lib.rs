@@ -7,5 +7,6 @@
 //! Frame -> upload -> preprocess -> segment -> select -> refine -> fuse -> download -> labels + FrameReport
 //! ```
 
+pub mod bundle;
 pub mod plan;
 pub mod types;

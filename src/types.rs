@@ -288,6 +288,17 @@ impl LabelImage {
     }
 }
 
+/// Name, colour and label value of a class. Several network outputs may share a label; the first names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassInfo {
+    /// Name for people.
+    pub name: String,
+    /// RGB for pictures.
+    pub colour: [u8; 3],
+    /// Value in the label image.
+    pub label: u8,
+}
+
 /// What the pipeline is asked to compute, and what it computed for one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
