@@ -8,5 +8,6 @@
 //! ```
 
 pub mod bundle;
+pub mod pipeline;
 pub mod plan;
 pub mod types;

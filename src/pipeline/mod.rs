@@ -1,0 +1,31 @@
+//! The frame's path: stage order, slots, admission, and the pixel budget. Knows backends by their trait only.
+
+mod backend;
+mod budget;
+mod mailbox;
+mod run;
+
+pub use backend::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
+pub use budget::DeadlineBudget;
+pub use mailbox::{Admission, Mailboxes};
+pub use run::{Outcome, Payload, RunError, RunSettings, run};
+
+use crate::types::{Frame, Mode};
+
+/// Runs one frame through a slot, up to the point where only [`Backend::finish`] is left.
+pub fn process<B: Backend>(
+    backend: &B,
+    slot: &mut B::Slot,
+    frame: &Frame<'_>,
+    mode: Mode,
+    budget: PixelBudget,
+) -> Result<(), StageError> {
+    backend.upload(slot, frame)?;
+    backend.segment(slot)?;
+    backend.select(slot, budget)?;
+    if mode == Mode::Refined {
+        backend.refine(slot)?;
+        backend.fuse(slot)?;
+    }
+    Ok(())
+}
