@@ -8,6 +8,7 @@
 //! ```
 
 pub mod bundle;
+pub mod config;
 pub mod pipeline;
 pub mod plan;
 pub mod types;

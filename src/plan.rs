@@ -1,6 +1,201 @@
-//! What will run, checked and sized before the first frame.
+//! What will run: the user's settings and the bundle, checked against each other. After [`Plan::new`] nothing fails
+//! for configuration reasons.
 
-use crate::types::Size;
+use std::path::PathBuf;
+
+use crate::bundle::Bundle;
+use crate::bundle::manifest::{BoundKind, ChannelOrder, FeatureKind, Fit, Upsample};
+use crate::config::{Config, ConfigError, OnnxEngine};
+use crate::types::{ClassInfo, FrameError, Mode, Size};
+
+/// Largest camera image, pixels a side: site coordinates are 16 bits.
+pub const MAX_SIDE: u32 = 32_768;
+
+/// Normalisation of a colour image: `x = (pixel - mean) / std`, in `order`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalisation {
+    /// Order of the three channels.
+    pub order: ChannelOrder,
+    /// Per channel, in `order`, pixels `0..=255`.
+    pub mean: [f32; 3],
+    /// Per channel, in `order`.
+    pub std: [f32; 3],
+}
+
+/// The dense network of a run.
+#[derive(Clone, Debug)]
+pub struct SegmenterPlan {
+    /// ONNX file.
+    pub path: PathBuf,
+    /// Library that runs it.
+    pub engine: OnnxEngine,
+    /// Input tensor, if named.
+    pub input: Option<String>,
+    /// Output tensor, if named.
+    pub output: Option<String>,
+    /// Input resolution.
+    pub size: Size,
+    /// Input pixels per logit.
+    pub logit_stride: u32,
+    /// Output channels.
+    pub channels: usize,
+    /// How the image becomes the input.
+    pub fit: Fit,
+    /// How its pixels do.
+    pub normalisation: Normalisation,
+}
+
+impl SegmenterPlan {
+    /// Resolution of the logits.
+    pub fn logit_size(&self) -> Size {
+        Size::new(self.size.width.div_ceil(self.logit_stride), self.size.height.div_ceil(self.logit_stride))
+    }
+}
+
+/// The sparse network of a run.
+#[derive(Clone, Debug)]
+pub struct RefinerPlan {
+    /// Weights.
+    pub path: PathBuf,
+    /// Channels per level.
+    pub planes: Vec<usize>,
+    /// Residual blocks before and after each level.
+    pub blocks: usize,
+    /// What the network sees.
+    pub features: FeatureKind,
+    /// How far the strided levels reach.
+    pub bound: BoundKind,
+    /// How pixels become features.
+    pub normalisation: Normalisation,
+}
+
+/// Why settings and bundle do not go together.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each variant says what its fields are")]
+pub enum PlanError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("mode refined needs a [refiner], this bundle has none; use --mode coarse: {bundle}")]
+    NoRefiner { bundle: PathBuf },
+    #[error(
+        "mode dense needs a [dense] network, this bundle has none; use --mode coarse or refined: {bundle}"
+    )]
+    NoDense { bundle: PathBuf },
+}
+
+/// Everything a backend needs to know to build itself.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is computed.
+    pub mode: Mode,
+    /// One per output channel of the network.
+    pub classes: Vec<ClassInfo>,
+    /// The dense network.
+    pub segmenter: SegmenterPlan,
+    /// The sparse network, in mode refined.
+    pub refiner: Option<RefinerPlan>,
+    /// Entropy threshold in nats; infinite where nothing is refined.
+    pub alpha: f32,
+    /// How cells become pixels.
+    pub upsample: Upsample,
+    /// Share of the pixels that may be refined.
+    pub max_fraction: f32,
+    /// CPU threads of all stages together.
+    pub threads: usize,
+}
+
+impl Plan {
+    /// Checks the settings, picks from the bundle what the mode needs.
+    pub fn new(config: &Config, bundle: &Bundle) -> Result<Self, PlanError> {
+        config.check()?;
+        let manifest = &bundle.manifest;
+        let entry = &manifest.segmenter;
+        let normalisation = Normalisation { order: entry.channel_order, mean: entry.mean, std: entry.std };
+        let mut segmenter = SegmenterPlan {
+            path: bundle.path(&entry.file),
+            engine: config.onnx_engine,
+            input: entry.input.clone(),
+            output: entry.output.clone(),
+            size: Size::new(entry.size[0], entry.size[1]),
+            logit_stride: entry.logit_stride,
+            channels: manifest.channels(),
+            fit: entry.fit,
+            normalisation,
+        };
+        let mut upsample = manifest.selector.upsample;
+        if config.mode == Mode::Dense {
+            let no_dense = || PlanError::NoDense { bundle: bundle.dir.clone() };
+            let dense = manifest.dense.as_ref().ok_or_else(no_dense)?;
+            segmenter.path = bundle.path(&dense.file);
+            segmenter.size = Size::new(dense.size[0], dense.size[1]);
+            segmenter.logit_stride = dense.logit_stride;
+            upsample = Upsample::Bilinear;
+        }
+        let refiner = match &manifest.refiner {
+            Some(refiner) if config.mode == Mode::Refined => Some(RefinerPlan {
+                path: bundle.path(&refiner.file),
+                planes: refiner.planes.clone(),
+                blocks: refiner.blocks,
+                features: refiner.features,
+                bound: refiner.bound,
+                normalisation: Normalisation {
+                    order: refiner.channel_order.unwrap_or(entry.channel_order),
+                    mean: refiner.mean.unwrap_or(entry.mean),
+                    std: refiner.std.unwrap_or(entry.std),
+                },
+            }),
+            None if config.mode == Mode::Refined => {
+                return Err(PlanError::NoRefiner { bundle: bundle.dir.clone() });
+            }
+            _ => None,
+        };
+        let alpha = config.alpha.unwrap_or(manifest.selector.alpha);
+        Ok(Self {
+            mode: config.mode,
+            classes: manifest.class_infos(),
+            segmenter,
+            refiner,
+            alpha: if config.mode == Mode::Dense { f32::INFINITY } else { alpha },
+            upsample,
+            max_fraction: config.max_fraction.unwrap_or(manifest.selector.max_fraction),
+            threads: config.threads(),
+        })
+    }
+
+    /// Resolution of the grid on which pixels are selected: the segmenter's input, or for a dense network, whose
+    /// full-resolution logits nobody wants to store, its logits.
+    pub fn selection_grid(&self) -> Size {
+        if self.mode == Mode::Dense { self.segmenter.logit_size() } else { self.segmenter.size }
+    }
+
+    /// How images of a camera map to the segmenter's input.
+    pub fn geometry(&self, camera: Size) -> Result<Geometry, FrameError> {
+        if camera.width == 0 || camera.height == 0 {
+            return Err(FrameError::ZeroSize { size: camera });
+        }
+        if camera.width > MAX_SIDE || camera.height > MAX_SIDE {
+            return Err(FrameError::TooLarge { size: camera, limit: MAX_SIDE });
+        }
+        let geometry = match self.segmenter.fit {
+            Fit::Pad => Geometry::pad(camera, self.segmenter.size),
+            Fit::Stretch => Geometry::stretch(camera, self.segmenter.size),
+        };
+        if geometry.canvas.width > 2 * MAX_SIDE || geometry.canvas.height > 2 * MAX_SIDE {
+            return Err(FrameError::TooLarge { size: geometry.canvas, limit: 2 * MAX_SIDE });
+        }
+        Ok(geometry)
+    }
+
+    /// Most pixels of a camera image that may be refined.
+    pub fn capacity(&self, camera: Size) -> u32 {
+        (camera.pixels() as f64 * f64::from(self.max_fraction)) as u32
+    }
+
+    /// The label value of each output channel.
+    pub fn label_of_channel(&self) -> Vec<u8> {
+        self.classes.iter().map(|class| class.label).collect()
+    }
+}
 
 /// How the camera's pixels map to the segmenter's grid of cells.
 ///
@@ -27,6 +222,11 @@ impl Geometry {
     pub fn pad(camera: Size, grid: Size) -> Self {
         let ratio = camera.width.div_ceil(grid.width).max(camera.height.div_ceil(grid.height));
         Self { camera, canvas: Size::new(grid.width * ratio, grid.height * ratio), grid }
+    }
+
+    /// The same canvas with another grid on it.
+    pub fn with_grid(self, grid: Size) -> Self {
+        Self { grid, ..self }
     }
 
     /// The cell row of a pixel row: `floor(r * h / H)`, METHODS 1.1(1).
@@ -57,6 +257,56 @@ fn first_pixel(cell: u32, pixels: u32, cells: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::Manifest;
+
+    fn bundle(extra: &str) -> Bundle {
+        let text = format!(
+            r#"
+schema = 1
+name = "tiny"
+method = "sparse_refine"
+classes = [{{ name = "a", colour = [0, 0, 0] }}, {{ name = "b", colour = [1, 1, 1], label = 9 }}]
+[segmenter]
+file = "segmenter.onnx"
+sha256 = ""
+size = [64, 32]
+logit_stride = 8
+mean = [1.0, 2.0, 3.0]
+std = [1.0, 1.0, 1.0]
+{extra}"#
+        );
+        Bundle { dir: "tiny".into(), manifest: Manifest::parse(&text).unwrap() }
+    }
+
+    #[test]
+    fn modes_need_their_networks() {
+        let config = |mode| Config { mode, ..Config::default() };
+        let error = Plan::new(&config(Mode::Refined), &bundle("")).unwrap_err();
+        assert!(matches!(error, PlanError::NoRefiner { .. }));
+        let error = Plan::new(&config(Mode::Dense), &bundle("")).unwrap_err();
+        assert!(matches!(error, PlanError::NoDense { .. }));
+        let plan = Plan::new(&config(Mode::Coarse), &bundle("")).unwrap();
+        assert_eq!(plan.selection_grid(), Size::new(64, 32));
+        assert_eq!(plan.label_of_channel(), [0, 9]);
+    }
+
+    #[test]
+    fn a_dense_plan_selects_nothing_and_upsamples_its_logits() {
+        let dense = "[dense]\nfile = \"dense.onnx\"\nsha256 = \"\"\nsize = [256, 128]\nlogit_stride = 4\n";
+        let plan = Plan::new(&Config { mode: Mode::Dense, ..Config::default() }, &bundle(dense)).unwrap();
+        assert_eq!(plan.selection_grid(), Size::new(64, 32));
+        assert_eq!((plan.alpha, plan.upsample), (f32::INFINITY, Upsample::Bilinear));
+    }
+
+    #[test]
+    fn settings_go_over_the_bundle_and_sizes_are_bounded() {
+        let config =
+            Config { mode: Mode::Coarse, alpha: Some(0.7), max_fraction: Some(0.5), ..Config::default() };
+        let plan = Plan::new(&config, &bundle("")).unwrap();
+        assert_eq!((plan.alpha, plan.capacity(Size::new(100, 10))), (0.7, 500));
+        assert!(plan.geometry(Size::new(0, 5)).is_err());
+        assert!(plan.geometry(Size::new(MAX_SIDE + 1, 5)).is_err());
+    }
 
     #[test]
     fn eight_megapixels_pad_to_whole_cells() {
