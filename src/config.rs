@@ -42,6 +42,16 @@ pub enum OnnxEngine {
     Ort,
 }
 
+impl OnnxEngine {
+    /// Lower-case name, as the user writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rten => "rten",
+            Self::Ort => "ort",
+        }
+    }
+}
+
 /// The user's settings. What is `None` comes from the bundle or the machine.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# What a change must pass beside its tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+step() { printf '== %s\n' "$*"; "$@"; }
+step cargo fmt --all --check
+step cargo clippy --locked --all-targets --features onnx-ort -- -D warnings
+step cargo check --locked --quiet --no-default-features
+RUSTDOCFLAGS='-D warnings' step cargo doc --locked --quiet --no-deps
+if cargo deny --version >/dev/null 2>&1; then
+    step cargo deny --locked check
+else
+    echo "== cargo deny: not installed, licences and advisories not checked (cargo install cargo-deny)"
+fi
+echo "check passed"

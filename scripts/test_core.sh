@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Every Rust test. SPARSE_REFINE_PYTHON and ORT_DYLIB_PATH switch on the tests against outside peers.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SPARSE_REFINE_PYTHON=$PWD/.venv/bin/python
+ORT_DYLIB_PATH=$("$SPARSE_REFINE_PYTHON" -c '
+import glob, importlib.util, os
+folder = os.path.dirname(importlib.util.find_spec("onnxruntime").origin)
+print(glob.glob(os.path.join(folder, "capi", "libonnxruntime.so*"))[0])')
+export SPARSE_REFINE_PYTHON ORT_DYLIB_PATH
+cargo test --locked --features onnx-ort "$@"

@@ -1,0 +1,53 @@
+//! Chooses the backend: what was asked for, or the best that works here, and says why.
+
+use serde::Serialize;
+
+use crate::config::BackendChoice;
+use crate::cpu::CpuBackend;
+use crate::pipeline::BackendError;
+use crate::plan::Plan;
+
+/// What runs, for reports and timing messages.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendFacts {
+    /// What runs the dense network.
+    pub segmenter: String,
+    /// What runs selection, refinement and fusion.
+    pub refiner: String,
+    /// The hardware.
+    pub device: String,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// A backend that is ready for frames. More kinds will come; each is its own type, so that nothing in the frame's path
+/// is dispatched at run time.
+pub enum Started {
+    /// The plain CPU.
+    Cpu(Box<CpuBackend>),
+}
+
+/// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works.
+pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
+    let reason = match choice {
+        BackendChoice::Cpu => "asked for".to_owned(),
+        BackendChoice::Auto => format!("auto: {}", cuda_state()),
+        BackendChoice::Cuda | BackendChoice::Tensorrt => {
+            return Err(BackendError::NotAvailable {
+                backend: choice.name(),
+                why: format!("{}; use --backend cpu or auto", cuda_state()),
+            });
+        }
+    };
+    let threads = plan.threads;
+    let segmenter = format!("onnx ({})", plan.segmenter.engine.name());
+    let refiner = if plan.refiner.is_some() { "cpu" } else { "none" }.to_owned();
+    let backend = CpuBackend::new(plan)?;
+    let device = format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" });
+    Ok((Started::Cpu(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))
+}
+
+/// One sentence on CUDA and TensorRT in this build.
+pub fn cuda_state() -> &'static str {
+    "CUDA and TensorRT are not in this build"
+}
