@@ -8,7 +8,11 @@
 //! ```
 
 pub mod bundle;
+<<<<<<< HEAD
 pub mod config;
 pub mod pipeline;
+=======
+pub mod cpu;
+>>>>>>> 0dcc673 (Add the CPU reference of the sparse refiner)
 pub mod plan;
 pub mod types;

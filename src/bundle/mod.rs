@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub mod manifest;
+pub mod refiner;
 
 pub use manifest::Manifest;
 
