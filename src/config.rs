@@ -52,6 +52,12 @@ impl OnnxEngine {
     }
 }
 
+impl std::fmt::Display for OnnxEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The user's settings. What is `None` comes from the bundle or the machine.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

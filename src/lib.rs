@@ -8,11 +8,10 @@
 //! ```
 
 pub mod bundle;
-<<<<<<< HEAD
 pub mod config;
-pub mod pipeline;
-=======
 pub mod cpu;
->>>>>>> 0dcc673 (Add the CPU reference of the sparse refiner)
+pub mod onnx;
+pub mod pipeline;
 pub mod plan;
+pub mod start;
 pub mod types;

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use crate::bundle::Bundle;
-use crate::bundle::manifest::{BoundKind, ChannelOrder, FeatureKind, Fit, Upsample};
+use crate::bundle::manifest::{ChannelOrder, Fit, Upsample};
+use crate::bundle::refiner::{Bound, Features};
 use crate::config::{Config, ConfigError, OnnxEngine};
 use crate::types::{ClassInfo, FrameError, Mode, Size};
 
@@ -22,6 +23,46 @@ pub struct Normalisation {
     pub std: [f32; 3],
 }
 
+impl Normalisation {
+    /// Which of the bytes R, G, B feeds each plane.
+    pub fn sources(&self) -> [usize; 3] {
+        match self.order {
+            ChannelOrder::Rgb => [0, 1, 2],
+            ChannelOrder::Bgr => [2, 1, 0],
+        }
+    }
+
+    /// The normalised value of a level `0..=255` in a plane.
+    #[inline(always)]
+    pub fn apply(&self, plane: usize, level: f32) -> f32 {
+        (level - self.mean[plane]) / self.std[plane]
+    }
+}
+
+/// What a manifest says of a network's tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Input tensor; the model's only input unless given.
+    pub input: Option<String>,
+    /// Output tensor; the model's first output unless given.
+    pub output: Option<String>,
+    /// Size of the input, `[1, 3, height, width]`.
+    pub size: Size,
+    /// Channels of the output, `[1, channels, ceil(height / stride), ceil(width / stride)]`.
+    pub channels: usize,
+    /// The first of them, which are kept.
+    pub classes: usize,
+    /// Input pixels per logit, along each axis.
+    pub logit_stride: u32,
+}
+
+impl TensorSpec {
+    /// Size of the output.
+    pub fn logit_size(&self) -> Size {
+        Size::new(self.size.width.div_ceil(self.logit_stride), self.size.height.div_ceil(self.logit_stride))
+    }
+}
+
 /// The dense network of a run.
 #[derive(Clone, Debug)]
 pub struct SegmenterPlan {
@@ -29,27 +70,12 @@ pub struct SegmenterPlan {
     pub path: PathBuf,
     /// Library that runs it.
     pub engine: OnnxEngine,
-    /// Input tensor, if named.
-    pub input: Option<String>,
-    /// Output tensor, if named.
-    pub output: Option<String>,
-    /// Input resolution.
-    pub size: Size,
-    /// Input pixels per logit.
-    pub logit_stride: u32,
-    /// Output channels.
-    pub channels: usize,
+    /// Its input and output.
+    pub tensors: TensorSpec,
     /// How the image becomes the input.
     pub fit: Fit,
     /// How its pixels do.
     pub normalisation: Normalisation,
-}
-
-impl SegmenterPlan {
-    /// Resolution of the logits.
-    pub fn logit_size(&self) -> Size {
-        Size::new(self.size.width.div_ceil(self.logit_stride), self.size.height.div_ceil(self.logit_stride))
-    }
 }
 
 /// The sparse network of a run.
@@ -62,9 +88,9 @@ pub struct RefinerPlan {
     /// Residual blocks before and after each level.
     pub blocks: usize,
     /// What the network sees.
-    pub features: FeatureKind,
+    pub features: Features,
     /// How far the strided levels reach.
-    pub bound: BoundKind,
+    pub bound: Bound,
     /// How pixels become features.
     pub normalisation: Normalisation,
 }
@@ -114,11 +140,14 @@ impl Plan {
         let mut segmenter = SegmenterPlan {
             path: bundle.path(&entry.file),
             engine: config.onnx_engine,
-            input: entry.input.clone(),
-            output: entry.output.clone(),
-            size: Size::new(entry.size[0], entry.size[1]),
-            logit_stride: entry.logit_stride,
-            channels: manifest.channels(),
+            tensors: TensorSpec {
+                input: entry.input.clone(),
+                output: entry.output.clone(),
+                size: Size::new(entry.size[0], entry.size[1]),
+                channels: manifest.channels(),
+                classes: manifest.classes.len(),
+                logit_stride: entry.logit_stride,
+            },
             fit: entry.fit,
             normalisation,
         };
@@ -127,8 +156,8 @@ impl Plan {
             let no_dense = || PlanError::NoDense { bundle: bundle.dir.clone() };
             let dense = manifest.dense.as_ref().ok_or_else(no_dense)?;
             segmenter.path = bundle.path(&dense.file);
-            segmenter.size = Size::new(dense.size[0], dense.size[1]);
-            segmenter.logit_stride = dense.logit_stride;
+            segmenter.tensors.size = Size::new(dense.size[0], dense.size[1]);
+            segmenter.tensors.logit_stride = dense.logit_stride;
             upsample = Upsample::Bilinear;
         }
         let refiner = match &manifest.refiner {
@@ -165,7 +194,8 @@ impl Plan {
     /// Resolution of the grid on which pixels are selected: the segmenter's input, or for a dense network, whose
     /// full-resolution logits nobody wants to store, its logits.
     pub fn selection_grid(&self) -> Size {
-        if self.mode == Mode::Dense { self.segmenter.logit_size() } else { self.segmenter.size }
+        let tensors = &self.segmenter.tensors;
+        if self.mode == Mode::Dense { tensors.logit_size() } else { tensors.size }
     }
 
     /// How images of a camera map to the segmenter's input.
@@ -177,8 +207,8 @@ impl Plan {
             return Err(FrameError::TooLarge { size: camera, limit: MAX_SIDE });
         }
         let geometry = match self.segmenter.fit {
-            Fit::Pad => Geometry::pad(camera, self.segmenter.size),
-            Fit::Stretch => Geometry::stretch(camera, self.segmenter.size),
+            Fit::Pad => Geometry::pad(camera, self.segmenter.tensors.size),
+            Fit::Stretch => Geometry::stretch(camera, self.segmenter.tensors.size),
         };
         if geometry.canvas.width > 2 * MAX_SIDE || geometry.canvas.height > 2 * MAX_SIDE {
             return Err(FrameError::TooLarge { size: geometry.canvas, limit: 2 * MAX_SIDE });

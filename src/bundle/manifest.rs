@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::refiner::{Bound, Features};
 use crate::types::{ClassInfo, Size, UNLABELLED};
 
 /// The only manifest version this build reads.
@@ -167,29 +168,6 @@ impl Default for SelectorEntry {
     }
 }
 
-/// What the sparse network sees at a site.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum FeatureKind {
-    /// The three normalised channels.
-    #[default]
-    #[serde(rename = "rgb")]
-    Rgb,
-    /// Those, then the coarse softmax.
-    #[serde(rename = "rgb+probabilities")]
-    RgbProbabilities,
-}
-
-/// How far the strided levels reach, METHODS 1.6.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BoundKind {
-    /// From the level's size: a result does not depend on far-away sites.
-    #[default]
-    Image,
-    /// From the largest active coordinate, as released.
-    Active,
-}
-
 /// `[refiner]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -205,10 +183,10 @@ pub struct RefinerEntry {
     pub blocks: usize,
     /// What the network sees.
     #[serde(default)]
-    pub features: FeatureKind,
+    pub features: Features,
     /// How far the strided levels reach.
     #[serde(default)]
-    pub bound: BoundKind,
+    pub bound: Bound,
     /// As in `[segmenter]`, unless given.
     pub channel_order: Option<ChannelOrder>,
     /// As in `[segmenter]`, unless given.

@@ -1,5 +1,7 @@
 //! Softmax and entropy of a logit vector, METHODS 1.1(2).
 
+use super::math::{exp, ln};
+
 /// Least argument of the logarithm in the entropy.
 pub const CLAMP: f32 = 1e-5;
 
@@ -16,7 +18,7 @@ pub fn softmax_entropy(logits: &[f32], probabilities: &mut [f32]) -> f32 {
     for &p in probabilities.iter() {
         sum += p;
     }
-    let (scale, log_sum, least) = (1.0 / sum, sum.ln(), CLAMP.ln());
+    let (scale, log_sum, least) = (1.0 / sum, ln(sum), ln(CLAMP));
     let mut entropy = 0.0;
     for (p, &logit) in probabilities.iter_mut().zip(logits) {
         *p *= scale;
@@ -35,36 +37,6 @@ pub fn argmax(values: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// `e^x` for `x <= 0` within 2e-7 of its value; 0 below -87. Free of branches, so that loops over it vectorise, and of
-/// the system's mathematics library, so that hosts agree.
-#[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
-    const MAGIC: f32 = 12_582_912.0;
-    // ln 2 in two parts, the first exact in 9 bits, so that `n * LN2_HIGH` does not round.
-    const LN2_HIGH: f32 = 0.693_359_375;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let bounded = x.max(-87.0);
-    let shifted = bounded * std::f32::consts::LOG2_E + MAGIC;
-    let n = shifted - MAGIC;
-    let r = bounded - n * LN2_HIGH - n * LN2_LOW;
-    // Minimax polynomial of Cephes expf, |r| <= ln(2) / 2.
-    let mut poly = 1.987_569_1e-4;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
-        poly = poly * r + coefficient;
-    }
-    let mantissa = poly * r * r + r + 1.0;
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    // NaN must stay NaN, and `max` above has hidden it.
-    if x < -87.0 {
-        0.0
-    } else if x.is_nan() {
-        x
-    } else {
-        mantissa * power
-    }
 }
 
 #[cfg(test)]
@@ -106,19 +78,6 @@ mod tests {
             (entropy - expected).abs() < 2e-6 && (entropy - unclamped).abs() > 5e-5,
             "{entropy} {expected}"
         );
-    }
-
-    #[test]
-    fn exp_is_within_its_error() {
-        let mut worst = 0.0f64;
-        for step in 0..=870_000 {
-            let x = -(step as f32) / 10_000.0;
-            let exact = f64::from(x).exp();
-            worst = worst.max((f64::from(exp(x)) - exact).abs() / exact);
-        }
-        assert!(worst < 2e-7, "{worst}");
-        assert_eq!((exp(0.0), exp(-88.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
-        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::entropy::{exp, softmax_entropy};
+use super::entropy::softmax_entropy;
+use super::math::exp;
 use super::sparse_conv::{Finish, SparseConv};
 use crate::bundle::refiner::{HIDDEN, Linear, MAX_CLASSES, RefinerWeights};
 

@@ -1,12 +1,24 @@
-//! The CPU reference: what every other backend is compared with.
+//! The CPU backend: the scalar reference of every step, parallel over rows or sites, independent of the thread count,
+//! and what every other backend is compared with.
 
+mod backend;
 #[cfg(test)]
 mod dense_reference;
 pub mod entropy;
+pub mod evaluate;
+pub mod features;
 pub mod gate;
 pub mod kernel_map;
+pub mod math;
+pub mod pixels;
 pub mod residual;
+pub mod resize;
+mod scratch;
+pub mod select;
 pub mod sites;
 pub mod sparse_conv;
 mod tile;
 pub mod unet;
+pub mod upsample;
+
+pub use backend::{CpuBackend, CpuSlot};

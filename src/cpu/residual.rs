@@ -16,6 +16,11 @@ impl Buffer {
         &mut self.0[..len]
     }
 
+    /// The first `len` values as they were written.
+    pub fn get(&self, len: usize) -> &[f32] {
+        &self.0[..len]
+    }
+
     /// Values it holds memory for.
     pub fn capacity(&self) -> usize {
         self.0.capacity()

@@ -94,6 +94,14 @@ impl SiteSet {
         self.number();
     }
 
+    /// Makes the sites those whose bits `fill` sets in the words of all rows, all zero: row `r` starts at word
+    /// `r * words_per_row`, the second argument. Bits outside `size` must stay zero.
+    pub fn rebuild_from_words(&mut self, size: Size, fill: impl FnOnce(&mut [u64], usize)) {
+        self.resize(size);
+        fill(&mut self.words, self.row_words);
+        self.number();
+    }
+
     /// Makes the sites those of the next coarser level of size `size`: a site is active if any of the nine sites
     /// `(2r + 0..3, 2c + 0..3)` of `finer` is (stride 2, no padding, METHODS 1.2).
     pub fn rebuild_coarser(&mut self, size: Size, finer: &Self) {

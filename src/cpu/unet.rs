@@ -60,6 +60,7 @@ pub struct Workspace {
     concat: Buffer,
     scratch: Scratch,
     logits: Buffer,
+    logits_len: usize,
 }
 
 impl Workspace {
@@ -70,6 +71,13 @@ impl Workspace {
             *sites = count as u32;
         }
         sites
+    }
+}
+
+impl Workspace {
+    /// Refined logits of the last run, `[sites, classes]`.
+    pub fn logits(&self) -> &[f32] {
+        self.logits.get(self.logits_len)
     }
 }
 
@@ -104,7 +112,7 @@ impl Refiner {
     /// canvas. A level without sites gives zeros to the level above it (METHODS 1.7); no site gives no logits.
     pub fn run<'w>(&self, sites: &SiteSet, features: &[f32], workspace: &'w mut Workspace) -> &'w [f32] {
         assert_eq!(features.len(), sites.len() * self.stem.inputs(), "features of {} sites", sites.len());
-        let Workspace { pyramid, features: buffers, concat, scratch, logits } = workspace;
+        let Workspace { pyramid, features: buffers, concat, scratch, logits, logits_len } = workspace;
         pyramid.rebuild(sites, self.levels.len(), self.spec.bound);
 
         let x = buffers[0].sized(sites.len() * self.stem.outputs());
@@ -146,7 +154,8 @@ impl Refiner {
         let x = buffers[0].sized(sites.len() * self.stem.outputs());
         let activated = scratch.activated.sized(x.len());
         self.head.relu(x, activated);
-        let logits = logits.sized(sites.len() * self.classifier.outputs());
+        *logits_len = sites.len() * self.classifier.outputs();
+        let logits = logits.sized(*logits_len);
         self.classifier.run(Gather::Same, activated, logits, Finish::Store);
         logits
     }
@@ -356,7 +365,7 @@ mod tests {
     impl Workspace {
         /// Elements held by every buffer together.
         fn capacity(&mut self) -> usize {
-            let Self { pyramid, features, concat, scratch, logits } = self;
+            let Self { pyramid, features, concat, scratch, logits, .. } = self;
             let buffers =
                 features.iter_mut().chain([concat, logits, &mut scratch.activated, &mut scratch.hidden]);
             let maps = pyramid.neighbours.iter().map(Vec::capacity).sum::<usize>();

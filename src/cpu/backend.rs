@@ -1,0 +1,278 @@
+//! The CPU backend: the stages of the pipeline, in terms of the kernels beside it.
+
+use std::time::Instant;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::evaluate::{Logits, gather_logits};
+use super::features::site_features;
+use super::gate::Gate;
+use super::resize::AreaResize;
+use super::select::Selection;
+use super::sites::SiteSet;
+use super::unet::{Refiner, Workspace};
+use super::upsample::Upsampler;
+use super::{entropy, pixels};
+use crate::bundle::refiner::{Features, RefinerSpec, RefinerWeights};
+use crate::onnx::Segmenter;
+use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
+use crate::plan::{Geometry, Plan, RefinerPlan, SegmenterPlan};
+use crate::types::{Frame, FrameError, FrameReport, LabelImage, Size, Stage};
+
+/// Networks and threads; frames live in slots.
+pub struct CpuBackend {
+    plan: Plan,
+    segmenter: Segmenter,
+    refinement: Option<Refinement>,
+    label_of_channel: Vec<u8>,
+    pool: ThreadPool,
+}
+
+struct Refinement {
+    plan: RefinerPlan,
+    refiner: Refiner,
+    gate: Gate,
+}
+
+/// One frame in flight.
+pub struct CpuSlot {
+    resize: AreaResize,
+    /// Camera pixels to the grid that pixels are selected on.
+    grid_geometry: Geometry,
+    upsampler: Upsampler,
+    rgb: Vec<u8>,
+    input: Vec<f32>,
+    /// Logits as the network gives them.
+    network_logits: Vec<f32>,
+    /// Logits on the selection grid; unused where that is the network's own.
+    grid_logits: Vec<f32>,
+    selection: Selection,
+    sites: SiteSet,
+    features: Vec<f32>,
+    coarse_at_sites: Vec<f32>,
+    fused: Vec<f32>,
+    workspace: Workspace,
+    labels: LabelImage,
+    report: FrameReport,
+}
+
+impl CpuSlot {
+    fn logits(&self, classes: usize) -> Logits<'_> {
+        let data = if self.upsampler.is_identity() { &self.network_logits } else { &self.grid_logits };
+        Logits::new(data, self.grid_geometry.grid, classes)
+    }
+}
+
+impl CpuBackend {
+    /// Loads the networks of a plan.
+    pub fn new(plan: Plan) -> Result<Self, BackendError> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(plan.threads)
+            .thread_name(|index| format!("cpu-{index}"))
+            .build()
+            .map_err(|why| {
+                BackendError::Resources(format!("cannot start {} threads: {why}", plan.threads))
+            })?;
+        let SegmenterPlan { path, tensors, engine, .. } = &plan.segmenter;
+        let segmenter = Segmenter::load(path, tensors, *engine, plan.threads)
+            .map_err(|error| BackendError::Model(error.to_string()))?;
+        let refinement = match &plan.refiner {
+            None => None,
+            Some(refiner) => {
+                let spec = RefinerSpec {
+                    classes: plan.classes.len(),
+                    planes: refiner.planes.clone(),
+                    blocks: refiner.blocks,
+                    features: refiner.features,
+                    bound: refiner.bound,
+                };
+                let weights = RefinerWeights::load(&refiner.path, &spec)
+                    .map_err(|error| BackendError::Model(error.to_string()))?;
+                Some(Refinement {
+                    plan: refiner.clone(),
+                    refiner: Refiner::new(&weights),
+                    gate: Gate::new(&weights),
+                })
+            }
+        };
+        Ok(Self { label_of_channel: plan.label_of_channel(), plan, segmenter, refinement, pool })
+    }
+
+    fn classes(&self) -> usize {
+        self.plan.classes.len()
+    }
+
+    /// Runs a stage on the backend's threads, timed and traced.
+    fn stage<R: Send>(
+        &self,
+        slot: &mut CpuSlot,
+        stage: Stage,
+        work: impl FnOnce(&mut CpuSlot) -> R + Send,
+    ) -> R {
+        let _span = span(stage).entered();
+        let start = Instant::now();
+        let result = self.pool.install(|| work(slot));
+        slot.report.stages.add(stage, start.elapsed().as_secs_f64() * 1e3);
+        result
+    }
+}
+
+fn span(stage: Stage) -> tracing::Span {
+    match stage {
+        Stage::Upload => tracing::info_span!("upload"),
+        Stage::Preprocess => tracing::info_span!("preprocess"),
+        Stage::Segment => tracing::info_span!("segment"),
+        Stage::Select => tracing::info_span!("select"),
+        Stage::Refine => tracing::info_span!("refine"),
+        Stage::Fuse => tracing::info_span!("fuse"),
+        Stage::Download => tracing::info_span!("download"),
+    }
+}
+
+impl Backend for CpuBackend {
+    type Slot = CpuSlot;
+
+    fn slot(&self, camera: Size) -> Result<CpuSlot, StageError> {
+        let geometry = self.plan.geometry(camera)?;
+        let grid = self.plan.selection_grid();
+        let upsampler = Upsampler::new(self.plan.segmenter.tensors.logit_size(), grid);
+        let grid_logits = if upsampler.is_identity() { 0 } else { self.classes() * grid.pixels() };
+        Ok(CpuSlot {
+            resize: AreaResize::new(&geometry, self.plan.segmenter.normalisation),
+            grid_geometry: geometry.with_grid(grid),
+            upsampler,
+            rgb: vec![0; camera.pixels() * 3],
+            input: vec![0.0; 3 * self.plan.segmenter.tensors.size.pixels()],
+            network_logits: vec![0.0; self.classes() * self.plan.segmenter.tensors.logit_size().pixels()],
+            grid_logits: vec![0.0; grid_logits],
+            selection: Selection::default(),
+            sites: SiteSet::default(),
+            features: Vec::new(),
+            coarse_at_sites: Vec::new(),
+            fused: Vec::new(),
+            workspace: Workspace::default(),
+            labels: LabelImage::unlabelled(camera),
+            report: FrameReport::default(),
+        })
+    }
+
+    fn upload(&self, slot: &mut CpuSlot, frame: &Frame<'_>) -> Result<(), StageError> {
+        slot.report = FrameReport {
+            camera: frame.camera,
+            stamp: frame.stamp,
+            size: frame.size,
+            mode: self.plan.mode,
+            ..FrameReport::default()
+        };
+        self.stage(slot, Stage::Upload, |slot| pixels::to_rgb8(frame, &mut slot.rgb));
+        Ok(())
+    }
+
+    fn segment(&self, slot: &mut CpuSlot) -> Result<(), StageError> {
+        self.stage(slot, Stage::Preprocess, |slot| slot.resize.run(&slot.rgb, &mut slot.input));
+        self.stage(slot, Stage::Segment, |slot| -> Result<(), FrameError> {
+            let logits = &mut slot.network_logits;
+            self.segmenter
+                .run(&slot.input, logits)
+                .map_err(|why| FrameError::Segmenter { why: why.to_string() })?;
+            if !slot.upsampler.is_identity() {
+                slot.upsampler.run(&slot.network_logits, &mut slot.grid_logits);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn select(&self, slot: &mut CpuSlot, budget: PixelBudget) -> Result<(), StageError> {
+        self.stage(slot, Stage::Select, |slot| {
+            let mut selection = std::mem::take(&mut slot.selection);
+            let capacity = if self.refinement.is_some() { budget.0 } else { 0 };
+            let Plan { upsample, alpha, .. } = self.plan;
+            selection.select(&slot.logits(self.classes()), &slot.grid_geometry, upsample, alpha, capacity);
+            selection.write_labels(&self.label_of_channel, &mut slot.labels.data);
+            let counts = selection.counts();
+            slot.report.pixels_selected = counts.selected;
+            slot.report.non_finite_cells = counts.non_finite_cells;
+            if self.refinement.is_some() {
+                slot.report.pixels_refined = counts.kept;
+                slot.report.pixels_dropped = counts.dropped;
+                slot.sites.rebuild_from_words(slot.grid_geometry.canvas, |words, words_per_row| {
+                    selection.write_mask(words, words_per_row);
+                });
+            }
+            slot.selection = selection;
+        });
+        Ok(())
+    }
+
+    fn refine(&self, slot: &mut CpuSlot) -> Result<(), StageError> {
+        let Some(Refinement { plan, refiner, .. }) = &self.refinement else { return Ok(()) };
+        self.stage(slot, Stage::Refine, |slot| {
+            let sites = slot.sites.len();
+            let classes = self.classes();
+            let mut coarse = std::mem::take(&mut slot.coarse_at_sites);
+            coarse.resize(sites * classes, 0.0);
+            let logits = slot.logits(classes);
+            gather_logits(&logits, &slot.grid_geometry, self.plan.upsample, slot.sites.pixels(), &mut coarse);
+            slot.coarse_at_sites = coarse;
+            slot.features.resize(sites * refiner.spec().input_channels(), 0.0);
+            let probabilities = match plan.features {
+                Features::Rgb => None,
+                Features::RgbProbabilities => Some(&slot.coarse_at_sites[..]),
+            };
+            site_features(
+                &slot.rgb,
+                slot.grid_geometry.camera,
+                &plan.normalisation,
+                slot.sites.pixels(),
+                probabilities,
+                &mut slot.features,
+            );
+            refiner.run(&slot.sites, &slot.features, &mut slot.workspace);
+            slot.report.sites = slot.workspace.sites();
+        });
+        Ok(())
+    }
+
+    fn fuse(&self, slot: &mut CpuSlot) -> Result<(), StageError> {
+        let Some(Refinement { gate, .. }) = &self.refinement else { return Ok(()) };
+        self.stage(slot, Stage::Fuse, |slot| {
+            slot.fused.resize(slot.coarse_at_sites.len(), 0.0);
+            gate.fuse(&slot.coarse_at_sites, slot.workspace.logits(), &mut slot.fused, None);
+            let width = slot.labels.size.width as usize;
+            // Sites are few and their labels scattered: one thread is enough.
+            for (pixel, logits) in slot.sites.pixels().iter().zip(slot.fused.chunks_exact(self.classes())) {
+                let label = self.label_of_channel[entropy::argmax(logits)];
+                slot.labels.data[usize::from(pixel.row) * width + usize::from(pixel.col)] = label;
+            }
+        });
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        slot: &mut CpuSlot,
+        extras: Extras,
+        outputs: &mut FrameOutputs,
+    ) -> Result<FrameReport, StageError> {
+        self.stage(slot, Stage::Download, |slot| {
+            let size = slot.labels.size;
+            // The caller's old buffer becomes the slot's next one: nothing is copied.
+            std::mem::swap(&mut outputs.labels, &mut slot.labels);
+            slot.labels.size = size;
+            slot.labels.data.resize(size.pixels(), 0);
+            outputs.coarse.size = if extras.coarse { size } else { Size::default() };
+            outputs.coarse.data.resize(outputs.coarse.size.pixels(), 0);
+            if extras.coarse {
+                slot.selection.write_labels(&self.label_of_channel, &mut outputs.coarse.data);
+            }
+            outputs.entropy.clear();
+            outputs.entropy_size = Size::default();
+            if extras.entropy {
+                outputs.entropy_size = slot.selection.lattice();
+                outputs.entropy.extend_from_slice(slot.selection.entropy());
+            }
+        });
+        Ok(slot.report.clone())
+    }
+}

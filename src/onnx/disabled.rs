@@ -1,0 +1,18 @@
+//! Stands in for an engine that is not in the build.
+
+use super::{OnnxError, Source};
+
+/// Never made.
+pub(super) enum Session {}
+
+impl Session {
+    /// Says how to get the engine.
+    pub(super) fn load(source: &Source<'_>) -> Result<Self, OnnxError> {
+        Err(OnnxError::NotInBuild { engine: source.engine, feature: source.engine.feature() })
+    }
+
+    /// Cannot be called.
+    pub(super) fn run(&self, _: &[f32], _: &mut Vec<f32>) -> Result<Vec<usize>, String> {
+        match *self {}
+    }
+}
