@@ -38,6 +38,7 @@ impl Camera {
         let (h, aim) = (rng.range(1.25, 2.3), rng.range(-0.06, 0.06));
         let (focal, pitch) = (rng.range(0.72, 1.05), rng.range(0.40, 0.54));
         let lane = rng.below(street.lanes) as f32;
+        let start = rng.range(0.0, street.period);
         let (yaw, zoom) = match spec.camera % 4 {
             0 => (aim, 1.0),
             1 => (aim + 0.45, 1.0),
@@ -51,7 +52,7 @@ impl Camera {
             centre: width * 0.5,
             horizon: height * pitch,
             u: street.lane_width * (lane + 0.5) + f32::from(spec.camera % 4 == 2) - f32::from(spec.camera % 4 == 1),
-            s: 30.0 + street.speed * spec.frame as f32,
+            s: 100.0 + start + street.speed * spec.frame as f32,
             h,
             yaw,
             curve: street.curve,

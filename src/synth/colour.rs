@@ -23,13 +23,15 @@ impl Rgb {
         self * (1.0 - t) + other * t
     }
 
-    /// Display bytes: an extended Reinhard curve that reaches white at 4, then gamma 2.
+    /// Display bytes: a little more saturation, an extended Reinhard curve that reaches white at 3, then gamma 2.
     pub(super) fn display(self) -> [u8; 3] {
+        let luma = 0.3 * self.0 + 0.55 * self.1 + 0.15 * self.2;
+        let vivid = |v: f32| (luma + 1.14 * (v - luma)).max(0.0);
         let byte = |v: f32| {
-            let v = v * (1.0 + v * (1.0 / 16.0)) / (1.0 + v);
+            let v = v * (1.0 + v * (1.0 / 9.0)) / (1.0 + v);
             (v.clamp(0.0, 1.0).sqrt() * 255.0 + 0.5) as u8
         };
-        [byte(self.0), byte(self.1), byte(self.2)]
+        [byte(vivid(self.0)), byte(vivid(self.1)), byte(vivid(self.2))]
     }
 }
 

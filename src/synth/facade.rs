@@ -27,10 +27,9 @@ const GROUND_FLOOR: f32 = 3.6;
 /// Height of the silhouette at `a` metres along the wall: the roof's edge with chimneys and lift heads.
 pub(super) fn roofline(building: &Building, a: f32, front: bool) -> f32 {
     if building.style == Style::House {
-        // The ridge runs along the street: a band of tiles from the side, a gable from the front.
-        let gable = if front { building.depth * 0.5 - (a - building.depth * 0.5).abs() } else { 2.6 };
+        // A mansard: a band of tiles all around.
         let chimney = cell(building.seed, (a * 0.8).floor() as i32, 3) > 0.93;
-        return building.height + gable.clamp(0.0, 2.6) + if chimney && !front { 0.9 } else { 0.0 };
+        return building.height + 2.2 + if chimney && !front { 0.9 } else { 0.0 };
     }
     let box_on_roof = cell(building.seed, (a * 0.35).floor() as i32, 4);
     building.height + if box_on_roof > 0.86 { 1.1 } else { 0.0 }
@@ -183,10 +182,12 @@ fn ground_floor(look: &Look, building: &Building, p: WallPoint, surface: Rgb) ->
     }
     if shop && !door {
         // Things in the window.
-        let goods = fractal(building.seed ^ 14, p.a * 3.0, p.h * 3.0, 2);
+        let (shelf, item) = ((p.h / 0.55).floor() as i32, (p.a / 0.34).floor() as i32);
+        let goods = cell(building.seed ^ 14, item, shelf) * (0.4 + 0.6 * f32::from(u8::from(fract(p.h / 0.55) < 0.7)));
+        let hue = cell(building.seed ^ 16, item, shelf);
         let lit = if look.dusk { Rgb(1.1, 0.9, 0.6) } else { Rgb::default() };
         let sky = look.horizon * (0.06 + 0.1 * noise(building.seed ^ 15, p.a * 0.7, p.h));
-        return WallColour { albedo: Rgb(goods * 0.25, goods * goods * 0.22, 0.06), glow: sky + lit * (goods * 0.7) };
+        return WallColour { albedo: Rgb(0.26 * hue, 0.16, 0.24 - 0.2 * hue) * goods, glow: sky + lit * (goods * 0.7) };
     }
     glass(look, building, column as i32, -1, p, p.h * 0.4)
 }

@@ -203,8 +203,10 @@ impl Ground {
         let shown = fade(row, 0.05);
         if shown > 0.0 && width > 0.0 {
             let warp = noise(self.seed ^ 33, u * 3.0, s * 3.0) * 0.5;
-            let ridge = (noise(self.seed ^ 32, u * 0.45 + warp, s * 0.35 + warp) - 0.5).abs();
-            if ridge < width * 0.35 {
+            let ridge = (noise(self.seed ^ 32, u * 0.45 + warp, s * 0.22 + warp) - 0.5).abs();
+            // Cracks run for a while, thin out and end.
+            let open = noise(self.seed ^ 34, u * 0.3, s * 0.2) - 0.5;
+            if ridge < width * open {
                 tone *= 1.0 - 0.55 * shown;
             }
         }

@@ -50,12 +50,12 @@ impl Look {
             sun: Rgb(2.5, 2.3, 1.95),
             ambient: Rgb(0.42, 0.50, 0.64),
             to_sun: unit([x, rng.range(0.7, 1.6), z]),
-            zenith: Rgb::of(rng.range(60.0, 105.0) as u8, rng.range(120.0, 150.0) as u8, 212) * 1.3,
-            horizon: Rgb::of(188, 208, 226) * 1.5,
-            cloud: Rgb(1.9, 1.9, 1.95),
+            zenith: Rgb::of(rng.range(44.0, 90.0) as u8, rng.range(106.0, 140.0) as u8, 214) * 0.95,
+            horizon: Rgb::of(180, 206, 230) * 1.25,
+            cloud: Rgb(1.75, 1.75, 1.8),
             cover: rng.range(0.1, 0.6),
             haze_depth: rng.range(500.0, 1500.0),
-            exposure: exposure * 0.9,
+            exposure: exposure * 1.3,
             grain: rng.range(1.2, 3.5),
             blur: [rng.range(0.05, 0.18), rng.range(0.05, 0.14)],
             vignette: rng.range(0.05, 0.35),
@@ -76,9 +76,9 @@ impl Look {
     fn overcast(&mut self, rng: &mut Rng) {
         self.sun = Rgb(0.12, 0.12, 0.12);
         self.ambient = Rgb(1.15, 1.2, 1.28);
-        self.zenith = Rgb::of(168, 178, 190) * 1.5;
-        self.horizon = Rgb::of(205, 212, 218) * 1.6;
-        self.cloud = Rgb::of(140, 148, 158) * 1.6;
+        self.zenith = Rgb::of(172, 182, 194) * 1.35;
+        self.horizon = Rgb::of(214, 220, 226) * 1.45;
+        self.cloud = Rgb::of(160, 167, 176) * 1.5;
         self.cover = rng.range(0.6, 0.9);
         self.haze_depth = rng.range(220.0, 700.0);
     }
@@ -94,7 +94,7 @@ impl Look {
 
     fn evening(&mut self, rng: &mut Rng, x: f32, z: f32) {
         self.sun = Rgb(0.10, 0.08, 0.10);
-        self.ambient = Rgb(0.50, 0.48, 0.66);
+        self.ambient = Rgb(0.54, 0.50, 0.60);
         self.to_sun = unit([x, 0.4, z]);
         self.zenith = Rgb::of(62, 78, 128);
         self.horizon = Rgb::of(212, 160, 140) * 1.2;

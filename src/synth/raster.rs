@@ -12,6 +12,9 @@ use super::street::{FAR, Lots, Street};
 use super::walls::Walls;
 use super::world::World;
 
+/// Ground this much deeper than it is does not hide the feet of what stands on it.
+const SINK: f32 = 1.03;
+
 /// All that is fixed for one image.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -56,7 +59,8 @@ impl Stage {
 
     /// Depth of ground or wall at each pixel.
     fn measure(&self, row: f32, ground: Option<&GroundRow>, buffers: &mut RowBuffers) {
-        let floor = ground.map_or(f32::INFINITY, |ground| ground.depth);
+        // Nothing that stands on the ground may sink into it.
+        let floor = ground.map_or(f32::INFINITY, |ground| ground.depth * SINK);
         buffers.depth.clear();
         buffers
             .depth
@@ -65,7 +69,7 @@ impl Stage {
         buffers.taken.resize(self.size[0], false);
     }
 
-    /// Sprites come near to far, so the first that covers a pixel keeps it.
+    /// Sprites come near to far, so that most of what is hidden is never sampled.
     fn sprites(&self, y: usize, buffers: &mut RowBuffers, rgb: &mut [u8], labels: &mut [u8]) {
         let row = y as f32 + 0.5;
         for sprite in &self.world.sprites {
@@ -75,11 +79,13 @@ impl Stage {
             let [from, to] = sprite.span(row);
             let (from, to) = (from.max(0) as usize, to.clamp(0, self.size[0] as i32) as usize);
             for x in from..to {
-                // Feet stand on ground of their own depth; do not let them sink into it.
-                if buffers.taken[x] || sprite.depth > buffers.depth[x] * 1.1 {
+                if sprite.depth >= buffers.depth[x] {
                     continue;
                 }
-                if let Some(hit) = sprite.sample(&self.camera, &self.look, x as f32 + 0.5, row) {
+                if let Some((depth, hit)) = sprite.sample(&self.camera, &self.look, x as f32 + 0.5, row)
+                    && depth < buffers.depth[x]
+                {
+                    buffers.depth[x] = depth;
                     buffers.taken[x] = true;
                     self.put(x, y, hit.class, hit.light, rgb, labels);
                 }

@@ -3,7 +3,7 @@
 use super::classes::Class;
 use super::colour::Rgb;
 use super::look::Look;
-use super::rng::{fractal, noise, smoothstep};
+use super::rng::{cell, fractal, noise, smoothstep};
 
 /// Light from the sky along a ray: `right` and `up` per metre of depth.
 pub(super) fn sky(look: &Look, right: f32, up: f32) -> Rgb {
@@ -32,8 +32,9 @@ pub(super) fn skyline(look: &Look, right: f32, up: f32) -> Option<(Class, Rgb)> 
         })
     } else {
         let roof = 0.01 + 0.05 * noise(look.seed ^ 5, (right * 45.0).floor(), 0.25);
-        let window = (right * 700.0).floor() + (up * 500.0).floor();
-        let albedo = Rgb(0.33, 0.31, 0.29) * if window % 2.0 == 0.0 { 0.9 } else { 1.05 };
+        let own = cell(look.seed ^ 6, (right * 45.0).floor() as i32, 0);
+        let window = cell(look.seed ^ 7, (right * 1400.0).floor() as i32, (up * 900.0).floor() as i32) > 0.55;
+        let albedo = Rgb(0.24 + 0.2 * own, 0.3, 0.32 - 0.1 * own) * if window { 0.6 } else { 1.1 };
         (up < roof).then(|| (Class::Building, look.haze(albedo * look.light([0.0, 0.2, -0.98], 0.6), 420.0)))
     }
 }

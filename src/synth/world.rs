@@ -12,7 +12,7 @@ use super::sprites::plate::{Sign, Signal};
 use super::sprites::stroke::{Ink, Stroke};
 use super::sprites::tree::Tree;
 use super::sprites::{Board, Sprite};
-use super::street::{FAR, Lots, Street};
+use super::street::{FAR, KERB_HEIGHT, Lots, Street};
 
 /// Sprites from near to far, and shadows.
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ impl Builder<'_> {
 
     /// An upright pole with its shadow.
     fn pole(&mut self, u: f32, s: f32, height: f32, width: f32, albedo: Rgb) {
-        self.bar([u, s, 0.0], [u, s, height], [width, width * 0.75], Class::Pole, albedo);
+        self.bar([u, s, KERB_HEIGHT], [u, s, height], [width, width * 0.75], Class::Pole, albedo);
         self.shadow(u, s, Caster::Post { height, width });
     }
 
@@ -258,14 +258,14 @@ impl Builder<'_> {
 
     fn tree(&mut self, rng: &mut Rng, u: f32, s: f32, height: f32) {
         let Some(depth) = self.depth(s) else { return };
-        let board = Board::new(self.camera, u, depth, 0.0, self.sunlit(u, s, height * 0.6));
+        let board = Board::new(self.camera, u, depth, KERB_HEIGHT, self.sunlit(u, s, height * 0.6));
         self.world.sprites.push(Tree::tree(rng, self.look, board, height));
         self.shadow(u, s, Caster::Crown { height: height * 0.66, radius: height * 0.3 });
         self.shadow(u, s, Caster::Post { height: height * 0.5, width: height * 0.045 });
     }
 
     fn bush(&mut self, rng: &mut Rng, u: f32, s: f32, width: f32, height: f32) {
-        if let Some(board) = self.board(u, s, 0.0) {
+        if let Some(board) = self.board(u, s, KERB_HEIGHT) {
             self.world.sprites.push(Tree::bush(rng, self.look, board, width, height));
             self.shadow(u, s, Caster::Crown { height: height * 0.5, radius: width * 0.5 });
         }
@@ -281,7 +281,8 @@ impl Builder<'_> {
         let mut s = start;
         while s < end {
             let mut seeds = Rng::keyed(rng.next(), &[]);
-            if rng.chance(0.75 * street.density) {
+            // A car right beside the camera would hide the street.
+            if rng.chance(0.75 * street.density) && (s - self.camera.s > 8.5 || side < 0.0) {
                 let heading = if side > 0.0 { Heading::Ahead } else { Heading::Towards };
                 let u = side * (street.half - 1.15 + seeds.range(-0.1, 0.1));
                 let off = seeds.range(-0.4, 0.4);
@@ -359,7 +360,7 @@ impl Builder<'_> {
 
     fn person(&mut self, seed: u64, u: f32, s: f32, gait: Gait) {
         let mut rng = Rng::keyed(seed, &[]);
-        let ground = if u.abs() > self.street.half && !self.street.crossing(s) { super::street::KERB_HEIGHT } else { 0.0 };
+        let ground = if u.abs() > self.street.half && !self.street.crossing(s) { KERB_HEIGHT } else { 0.0 };
         let Some(depth) = self.depth(s) else { return };
         let board = Board::new(self.camera, u, depth, ground, self.sunlit(u, s, 1.2));
         self.world.sprites.push(Person::sprite(&mut rng, board, gait));

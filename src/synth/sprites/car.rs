@@ -72,7 +72,7 @@ impl Car {
         Some(Sprite {
             columns: [pixel(columns[0]) - 1, pixel(columns[1]) + 2],
             rows: [pixel(top) - 1, pixel(bottom) + 2],
-            depth,
+            depth: near,
             shape: Shape::Car(Box::new(car)),
         })
     }
@@ -97,7 +97,11 @@ impl Car {
             let n = unit([x, y, z]);
             (n, n[0] * px + n[2] * pz)
         };
+        let shoulder = unit([0.0, 1.0, 0.9]);
+        let shoulder_limit = shoulder[1] * w + shoulder[2] * (belt - 0.13);
         let body = vec![
+            (shoulder, shoulder_limit),
+            ([0.0, -shoulder[1], shoulder[2]], shoulder_limit),
             ([0.0, 0.0, 1.0], belt),
             ([0.0, 0.0, -1.0], -0.24),
             ([0.0, 1.0, 0.0], w),
@@ -106,7 +110,7 @@ impl Car {
             slanted(-1.0, 0.0, 0.10, -l, 0.55),
             slanted(0.42, 0.0, 1.0, l, belt - 0.30),
             slanted(-0.3, 0.0, 1.0, -l, belt - 0.10),
-            slanted(0.0, 0.0, -1.0, l, 0.24),
+            slanted(-1.0, 0.0, -0.8, -l + 0.02, 0.36),
         ];
         let (rake, back) = if boxy { (0.35, 0.04) } else { (1.35, if boot > 0.3 { 1.1 } else { 0.4 }) };
         let tumble = if boxy { 0.05 } else { 0.28 };
@@ -171,7 +175,8 @@ impl Car {
         }
     }
 
-    pub(super) fn sample(&self, camera: &Camera, look: &Look, column: f32, row: f32) -> Option<Hit> {
+    /// The depth at which the pixel's ray meets the vehicle, and what it sees there.
+    pub(super) fn sample(&self, camera: &Camera, look: &Look, column: f32, row: f32) -> Option<(f32, Hit)> {
         let ray = self.ray(camera, column, row);
         let body = enter(&self.body, ray);
         let cabin = enter(&self.cabin, ray);
@@ -189,11 +194,11 @@ impl Car {
         let sky = look.horizon.towards(look.zenith, 0.5) * (0.5 + 0.5 * world[1]).max(0.15);
         let ground_shade = 0.55 + 0.45 * (p[2] / 0.9).min(1.0);
         let light = albedo * look.light(world, self.sunlit) * (smudge * ground_shade) + sky * gloss + glow;
-        Some(Hit { class: Class::Car, light: look.haze(light, self.depth) })
+        Some((t, Hit { class: Class::Car, light: look.haze(light, self.depth) }))
     }
 
     /// Tyres and what hangs between them, below the body.
-    fn wheel(&self, look: &Look, ray: Ray) -> Option<Hit> {
+    fn wheel(&self, look: &Look, ray: Ray) -> Option<(f32, Hit)> {
         let w = 0.5 * self.width - 0.02;
         let under: [Plane; 6] = [
             ([0.0, 0.0, 1.0], 0.30),
@@ -211,14 +216,14 @@ impl Car {
             p[1].abs() > w - 0.2
         };
         let light = Rgb::grey(0.018) * look.light([0.0, 0.0, -1.0], 0.3);
-        tyre.then(|| Hit { class: Class::Car, light: look.haze(light, self.depth) })
+        tyre.then(|| (t, Hit { class: Class::Car, light: look.haze(light, self.depth) }))
     }
 
     fn body_colour(&self, [along, across, h]: [f32; 3], normal: [f32; 3]) -> (Rgb, f32, Rgb) {
         let none = Rgb::default();
         let (l, w) = (0.5 * self.length, 0.5 * self.width);
         let dark = Rgb::grey(0.02);
-        if normal[1].abs() > 0.9 {
+        if normal[1].abs() > 0.5 {
             for wheel in self.wheels {
                 let r2 = round(along - wheel, h - 0.31);
                 if r2 < 0.125 {
@@ -236,19 +241,20 @@ impl Car {
         }
         if normal[0] < -0.5 {
             // Tail: lamps, plate, bumper.
-            if across.abs() > w - 0.34 && h > self.belt - 0.36 && h < self.belt - 0.08 {
-                let glow = if self.brake { Rgb(1.1, 0.04, 0.03) } else { none };
-                return (Rgb(0.36, 0.01, 0.012), 0.03, glow);
+            if across.abs() > w - 0.27 && (h - self.belt + 0.26).abs() < 0.1 {
+                let core = (h - self.belt + 0.26).abs() < 0.04;
+                let glow = if self.brake && core { Rgb(1.3, 0.1, 0.06) } else { none };
+                return (Rgb(0.30, 0.01, 0.012), 0.03, glow);
             }
             if across.abs() < 0.26 && (h - 0.56).abs() < 0.06 {
                 return (Rgb(0.7, 0.66, 0.5), 0.0, none);
             }
-            if h < 0.40 {
+            if h < 0.42 || (h - self.belt + 0.42).abs() < 0.012 {
                 return (dark, 0.015, none);
             }
         } else if normal[0] > 0.5 {
             // Nose: headlamps, grille, plate.
-            if across.abs() > w - 0.4 && (h - self.belt + 0.36).abs() < 0.085 {
+            if across.abs() > w - 0.36 && (h - self.belt + 0.38).abs() < 0.07 {
                 return (Rgb::grey(0.6), 0.1, Rgb::grey(0.25));
             }
             if across.abs() < 0.26 && (h - 0.42).abs() < 0.06 {
@@ -260,7 +266,7 @@ impl Car {
             }
         }
         let edge = l - along.abs() < 0.02;
-        (self.paint * if edge { 0.7 } else { 1.0 }, if normal[2] > 0.5 { 0.09 } else { 0.035 }, none)
+        (self.paint * if edge { 0.7 } else { 1.0 }, if normal[2] > 0.4 { 0.09 } else { 0.035 }, none)
     }
 
     fn cabin_colour(&self, [along, across, h]: [f32; 3], normal: [f32; 3]) -> (Rgb, f32, Rgb) {
@@ -276,7 +282,7 @@ impl Car {
             let pillar = [-0.2, 0.03].iter().any(|s| (along - s * self.length).abs() < 0.05);
             return if van || pillar || h > high - 0.02 { paint } else { glass };
         }
-        let inset = 0.5 * self.width - 0.14 - 0.25 * (h - self.belt);
+        let inset = 0.5 * self.width - 0.14 - if self.boxy { 0.04 } else { 0.25 } * (h - self.belt);
         if across.abs() > inset { paint } else { glass }
     }
 }

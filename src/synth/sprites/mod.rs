@@ -18,7 +18,7 @@ pub(super) struct Hit {
     pub(super) light: Rgb,
 }
 
-/// A shape at one depth, with the pixels it may cover.
+/// A shape, the pixels it may cover, and the depth of its nearest point.
 #[derive(Clone, Debug)]
 pub(super) struct Sprite {
     /// First and past-the-last column.
@@ -52,15 +52,16 @@ impl Sprite {
         }
     }
 
-    /// What the shape shows at a pixel's centre.
-    pub(super) fn sample(&self, camera: &Camera, look: &Look, column: f32, row: f32) -> Option<Hit> {
+    /// What the shape shows at a pixel's centre, and at which depth.
+    pub(super) fn sample(&self, camera: &Camera, look: &Look, column: f32, row: f32) -> Option<(f32, Hit)> {
+        let flat = |hit| (self.depth, hit);
         match &self.shape {
-            Shape::Stroke(shape) => Some(shape.sample(look, column, row)),
-            Shape::Tree(shape) => shape.sample(look, column, row),
-            Shape::Sign(shape) => shape.sample(look, column, row),
-            Shape::Signal(shape) => shape.sample(look, column, row),
+            Shape::Stroke(shape) => Some(flat(shape.sample(look, column, row))),
+            Shape::Tree(shape) => shape.sample(look, column, row).map(flat),
+            Shape::Sign(shape) => shape.sample(look, column, row).map(flat),
+            Shape::Signal(shape) => shape.sample(look, column, row).map(flat),
             Shape::Car(shape) => shape.sample(camera, look, column, row),
-            Shape::Person(shape) => shape.sample(look, column, row),
+            Shape::Person(shape) => shape.sample(look, column, row).map(flat),
         }
     }
 }

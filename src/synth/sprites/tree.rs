@@ -23,9 +23,12 @@ impl Tree {
         let radius = height * if slender { 0.16 } else { rng.range(0.24, 0.36) };
         let bottom = if slender { 0.15 } else { rng.range(0.26, 0.42) } * height;
         let mut balls = Vec::new();
-        for _ in 0..if slender { 7 } else { 11 } {
-            let size = radius * rng.range(0.36, 0.62);
-            let h = rng.range(bottom + size * 0.8, height - size);
+        let count = if slender { 7 } else { 11 };
+        for index in 0..count {
+            let size = radius * if slender { rng.range(0.7, 0.95) } else { rng.range(0.36, 0.62) };
+            // One ball in each storey of the crown, so that it hangs together.
+            let storey = (index as f32 + rng.unit()) / count as f32;
+            let h = bottom + size * 0.8 + (height - bottom - size * 1.8) * storey;
             // The crown is widest at a third of its height.
             let at = (h - bottom) / (height - bottom);
             let wide = radius * (1.0 - (at - 0.38) * (at - 0.38) * 2.2).max(0.1) - size * 0.6;
