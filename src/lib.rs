@@ -12,6 +12,7 @@ pub mod config;
 pub mod cpu;
 pub mod onnx;
 pub mod pipeline;
+pub mod eval;
 pub mod plan;
 pub mod start;
 pub mod synth;

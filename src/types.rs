@@ -407,6 +407,18 @@ pub struct FrameReport {
     pub stages: StageTimes,
 }
 
+/// One class of a model, as people see it. Several of a model's channels may share a label; the first of them gives the
+/// label's name and colour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassInfo {
+    /// Name, such as `road`.
+    pub name: String,
+    /// RGB.
+    pub colour: [u8; 3],
+    /// Value in a label image, `0..=254`.
+    pub label: u8,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
