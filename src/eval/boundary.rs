@@ -86,9 +86,8 @@ mod tests {
     /// By definition: within `reach - 1` of a pixel that has a 4-neighbour of another value.
     fn brute(labels: &LabelImage, reach: i64) -> Vec<u8> {
         let (w, h) = (i64::from(labels.size.width), i64::from(labels.size.height));
-        let at = |x: i64, y: i64| {
-            (x >= 0 && y >= 0 && x < w && y < h).then(|| labels.data[(y * w + x) as usize])
-        };
+        let at =
+            |x: i64, y: i64| (x >= 0 && y >= 0 && x < w && y < h).then(|| labels.data[(y * w + x) as usize]);
         let touches = |x: i64, y: i64| {
             let near = [(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)];
             at(x, y).is_some() && near.into_iter().filter_map(|(x, y)| at(x, y)).any(|v| Some(v) != at(x, y))

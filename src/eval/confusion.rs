@@ -62,7 +62,9 @@ impl Confusion {
                 let mut bins = vec![0u32; VALUES * VALUES];
                 match mask {
                     None => count(truth, prediction, &mut bins),
-                    Some(mask) => count_masked(truth, prediction, &mask[i * CHUNK..][..truth.len()], &mut bins),
+                    Some(mask) => {
+                        count_masked(truth, prediction, &mask[i * CHUNK..][..truth.len()], &mut bins)
+                    }
                 }
                 bins
             })

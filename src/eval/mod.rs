@@ -21,6 +21,7 @@ pub use latency::{Percentiles, Samples};
 pub use report::{EntropyGrid, Panel, Report};
 pub use score::Scorer;
 pub use summary::{
-    BackendFacts, CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles, Summary,
+    BackendFacts, CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles,
+    Summary,
 };
 pub use table::table;

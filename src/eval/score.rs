@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BAND_PX, BoundaryBand, CameraCounts, ClassScore, Confusion, RunFacts, SCHEMA_VERSION, Samples, ScoreError,
-    Scores, StagePercentiles, Summary,
+    BAND_PX, BoundaryBand, CameraCounts, ClassScore, Confusion, RunFacts, SCHEMA_VERSION, Samples,
+    ScoreError, Scores, StagePercentiles, Summary,
 };
 use crate::types::{CameraId, ClassInfo, FrameReport, LabelImage, Mode, Size, Stage};
 
@@ -194,7 +194,8 @@ impl Scorer {
 
     fn class_scores(&self) -> Vec<ClassScore> {
         let own = self.classes.iter().map(|class| (class.label, class.name.clone()));
-        let foreign = self.foreign_labels().into_iter().map(|label| (label, format!("label {label} (no class)")));
+        let foreign =
+            self.foreign_labels().into_iter().map(|label| (label, format!("label {label} (no class)")));
         own.chain(foreign)
             .map(|(label, name)| ClassScore {
                 name,
@@ -258,7 +259,13 @@ mod tests {
     }
 
     fn facts() -> RunFacts {
-        RunFacts { bag: "b".into(), wall_s: 0.5, threads: 2, damage: vec!["torn".into()], ..RunFacts::default() }
+        RunFacts {
+            bag: "b".into(),
+            wall_s: 0.5,
+            threads: 2,
+            damage: vec!["torn".into()],
+            ..RunFacts::default()
+        }
     }
 
     /// 40x1: half road, half car; the coarse edge is 2 pixels off.

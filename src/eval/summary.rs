@@ -281,7 +281,9 @@ pub(super) mod tests {
                 "enum" => rule.as_array().is_some_and(|values| values.contains(value)),
                 "minimum" => number.is_none_or(|n| Some(n) >= rule.as_f64()),
                 "maximum" => number.is_none_or(|n| Some(n) <= rule.as_f64()),
-                "required" => !value.is_object() || rule.as_array().and_then(|keys| keys.iter().find(missing)).is_none(),
+                "required" => {
+                    !value.is_object() || rule.as_array().and_then(|keys| keys.iter().find(missing)).is_none()
+                }
                 "items" => {
                     for (i, item) in value.as_array().into_iter().flatten().enumerate() {
                         check(root, rule, item, &format!("{at}[{i}]"))?;

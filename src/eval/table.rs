@@ -60,7 +60,8 @@ pub fn table(summary: &Summary, report: Option<&Path>) -> String {
 
 fn scores(mode: Mode, rows: &[(&str, Scores)]) -> String {
     if mode == Mode::Coarse {
-        let lines = rows.iter().map(|(name, scores)| format!("{name:<15} {:>8}\n", text::percent(scores.coarse)));
+        let lines =
+            rows.iter().map(|(name, scores)| format!("{name:<15} {:>8}\n", text::percent(scores.coarse)));
         return format!("{:<15} {:>8}\n", "", "coarse") + &lines.collect::<String>();
     }
     let lines = rows.iter().map(|(name, scores)| {

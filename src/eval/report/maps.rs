@@ -69,8 +69,13 @@ pub(super) fn entropy(grid: &EntropyGrid) -> impl Fn(u32, u32) -> [u8; 3] + Sync
 
 /// Dark to light, evenly in lightness, for a value of 0 to 1.
 pub(super) fn heat(value: f32) -> [u8; 3] {
-    const STOPS: [[f32; 3]; 5] =
-        [[8.0, 8.0, 20.0], [84.0, 20.0, 109.0], [187.0, 55.0, 84.0], [249.0, 142.0, 9.0], [252.0, 250.0, 190.0]];
+    const STOPS: [[f32; 3]; 5] = [
+        [8.0, 8.0, 20.0],
+        [84.0, 20.0, 109.0],
+        [187.0, 55.0, 84.0],
+        [249.0, 142.0, 9.0],
+        [252.0, 250.0, 190.0],
+    ];
     if !value.is_finite() {
         return [128; 3];
     }
@@ -93,7 +98,13 @@ pub(super) fn changes<'a>(
         let (before, after) = (coarse.data[at], panel.refined.data[at]);
         match truth.map(|truth| truth.data[at]) {
             None if before != after => FIXED_RGB,
-            Some(t) if t != UNLABELLED && t != after => if t == before { BROKEN_RGB } else { WRONG_RGB },
+            Some(t) if t != UNLABELLED && t != after => {
+                if t == before {
+                    BROKEN_RGB
+                } else {
+                    WRONG_RGB
+                }
+            }
             Some(t) if t != UNLABELLED && t != before => FIXED_RGB,
             _ => {
                 let [r, g, b] = camera(x, y).map(u32::from);
@@ -121,7 +132,8 @@ pub(super) fn most_changed(
         for x in 0..image.width {
             let at = offset(image, x, y);
             let scored = truth.is_none_or(|truth| truth.data[at] != UNLABELLED);
-            changed[offset(blocks, x / dx, y / dy)] += u32::from(scored && coarse.data[at] != refined.data[at]);
+            changed[offset(blocks, x / dx, y / dy)] +=
+                u32::from(scored && coarse.data[at] != refined.data[at]);
         }
     }
     let count = |left: u32, top: u32| -> u32 {
@@ -131,9 +143,8 @@ pub(super) fn most_changed(
     };
     let places = (0..blocks.height).flat_map(|y| (0..blocks.width).map(move |x| (x, y)));
     // The first of equals, so that a report does not depend on anything but its input.
-    let (most, x, y) = places.map(|(x, y)| (count(x, y), x, y)).max_by_key(|&(n, x, y)| {
-        (n, std::cmp::Reverse((y, x)))
-    })?;
+    let (most, x, y) =
+        places.map(|(x, y)| (count(x, y), x, y)).max_by_key(|&(n, x, y)| (n, std::cmp::Reverse((y, x))))?;
     (most > 0).then(|| Window {
         x: (x * dx).min(image.width - size.width),
         y: (y * dy).min(image.height - size.height),
@@ -142,7 +153,11 @@ pub(super) fn most_changed(
 }
 
 /// A picture of a window, shrunk to at most `width` by the mean of the pixels under each of its own; never enlarged.
-pub(super) fn draw(window: Window, width: u32, pixel: impl Fn(u32, u32) -> [u8; 3] + Sync) -> (Size, Vec<u8>) {
+pub(super) fn draw(
+    window: Window,
+    width: u32,
+    pixel: impl Fn(u32, u32) -> [u8; 3] + Sync,
+) -> (Size, Vec<u8>) {
     let from = window.size;
     let width = width.min(from.width).max(1);
     let height = (u64::from(from.height) * u64::from(width) / u64::from(from.width)).max(1) as u32;
@@ -221,7 +236,13 @@ mod tests {
             (left..left + side).contains(&x) && (top..top + side).contains(&y)
         };
         let refined = image(size, |x, y| {
-            if blob(x, y, 700, 500, 60) { 2 } else if blob(x, y, 50, 50, 40) { 3 } else { 1 }
+            if blob(x, y, 700, 500, 60) {
+                2
+            } else if blob(x, y, 50, 50, 40) {
+                3
+            } else {
+                1
+            }
         });
         let inside = |w: Window, x: u32, y: u32| {
             (w.x..w.x + w.size.width).contains(&x) && (w.y..w.y + w.size.height).contains(&y)
@@ -232,7 +253,10 @@ mod tests {
         assert!(inside(window, 700, 500) && inside(window, 759, 559), "{window:?}");
         let truth = image(size, |x, _| if x > 400 { UNLABELLED } else { 1 });
         let window = most_changed(&coarse, &refined, Some(&truth), crop).unwrap();
-        assert!(inside(window, 50, 50) && inside(window, 89, 89), "what is not scored does not count: {window:?}");
+        assert!(
+            inside(window, 50, 50) && inside(window, 89, 89),
+            "what is not scored does not count: {window:?}"
+        );
         assert_eq!(most_changed(&coarse, &coarse, None, crop), None);
         let tiny = image(Size::new(3, 2), |x, _| x as u8);
         let whole = most_changed(&image(tiny.size, |_, _| 0), &tiny, None, crop);
