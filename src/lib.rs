@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod onnx;
 pub mod pipeline;
 pub mod eval;
+pub mod bag;
 pub mod plan;
 pub mod start;
 pub mod synth;

@@ -1,0 +1,210 @@
+//! The command line as the user types it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sparse_refine::config::{BackendChoice, Config, OnnxEngine};
+use sparse_refine::types::{Mode, Size};
+
+/// Camera-resolution semantic labels: a dense low-resolution network, sparse full-resolution refinement.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done; 2 usage or configuration; 3 unreadable model or bag, or unwritable output; \
+                  4 the backend asked for is not available; 5 device lost while running."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print one JSON object on standard output instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Write a Chrome/Perfetto trace of every stage of every frame to FILE.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Label every frame of a rosbag2, score it where the bag has labels, and write a report.
+    Replay(ReplayArgs),
+    /// Time coarse, refined and dense side by side in one run.
+    Bench(BenchArgs),
+    /// Make a sample recording of street scenes with exact labels.
+    Synth(SynthArgs),
+    /// Say which backends work here, and why the others do not.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct ReplayArgs {
+    /// A rosbag2 folder, .mcap or .db3 file (also .zstd).
+    pub(crate) bag: PathBuf,
+    /// Model bundle: a folder with model.toml.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Folder for summary.json, frames.csv and report.html; made if missing, refused if not empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Write into an output folder that is not empty, over an earlier replay's files.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Image topic to replay, once per camera [default: every image topic that is not a label topic].
+    #[arg(long = "image-topic", value_name = "TOPIC")]
+    pub(crate) image_topics: Vec<String>,
+    /// Label topic of the camera given at the same place by --image-topic [default: found by name].
+    #[arg(long = "label-topic", value_name = "TOPIC")]
+    pub(crate) label_topics: Vec<String>,
+    /// Also write a rosbag2 with the labels to OUT/bag.
+    #[arg(long)]
+    pub(crate) write_bag: bool,
+    /// Frames shown as pictures in the report.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) panels: usize,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// What to compute.
+    #[arg(long, value_enum, default_value_t = ModeArg::Refined)]
+    pub(crate) mode: ModeArg,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Hardware to run on; auto takes the best that works and says which.
+    #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
+    pub(crate) backend: BackendArg,
+    /// Library that runs ONNX on the CPU.
+    #[arg(long, value_enum, default_value_t = EngineArg::Rten)]
+    pub(crate) onnx_engine: EngineArg,
+    /// Refine pixels whose entropy exceeds A nats [default: the bundle's].
+    #[arg(long, value_name = "A")]
+    pub(crate) alpha: Option<f32>,
+    /// Refine at most this share of the pixels, 0 to 1 [default: the bundle's].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) max_fraction: Option<f32>,
+    /// Refine only what fits into X milliseconds a frame [default: no bound].
+    #[arg(long, value_name = "X")]
+    pub(crate) budget_ms: Option<f64>,
+    /// CPU threads of all stages together [default: all].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Frames in flight [default: 1 on a CPU].
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Model bundle: a folder with model.toml.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Camera resolution.
+    #[arg(long, value_name = "WxH", default_value = "3840x2160")]
+    pub(crate) size: Size,
+    /// Frames timed per mode, after two that are not.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) frames: u32,
+    /// Modes to time, each frame in each mode in turn [default: all that the bundle has].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) compare: Vec<ModeArg>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct SynthArgs {
+    /// Folder to make.
+    pub(crate) out: PathBuf,
+    /// Resolution of every image.
+    #[arg(long, value_name = "WxH", default_value = "3840x2160")]
+    pub(crate) size: Size,
+    /// Frames per camera and scene.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) frames: u32,
+    /// Cameras.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) cameras: u32,
+    /// Seed of the (first) scene; the same seed gives the same pixels on every machine.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Scenes, with seeds from --seed on. Images only: a recording shows one scene.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) scenes: u32,
+    /// A rosbag2, or folders of PNG images and labels for training.
+    #[arg(long, value_enum, default_value_t = SynthFormat::Bag)]
+    pub(crate) format: SynthFormat,
+    /// Frames per second of the recording.
+    #[arg(long, value_name = "HZ", default_value_t = 10.0)]
+    pub(crate) fps: f64,
+    /// Write into a folder that is not empty.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// Also check this model bundle.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SynthFormat {
+    Bag,
+    Images,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    Refined,
+    Coarse,
+    Dense,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Refined => Self::Refined,
+            ModeArg::Coarse => Self::Coarse,
+            ModeArg::Dense => Self::Dense,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendArg {
+    Auto,
+    Cpu,
+    Cuda,
+    Tensorrt,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    Rten,
+    Ort,
+}
+
+impl RunArgs {
+    /// As settings of the library.
+    pub(crate) fn config(&self, mode: Mode) -> Config {
+        Config {
+            backend: match self.backend {
+                BackendArg::Auto => BackendChoice::Auto,
+                BackendArg::Cpu => BackendChoice::Cpu,
+                BackendArg::Cuda => BackendChoice::Cuda,
+                BackendArg::Tensorrt => BackendChoice::Tensorrt,
+            },
+            onnx_engine: match self.onnx_engine {
+                EngineArg::Rten => OnnxEngine::Rten,
+                EngineArg::Ort => OnnxEngine::Ort,
+            },
+            mode,
+            alpha: self.alpha,
+            max_fraction: self.max_fraction,
+            budget_ms: self.budget_ms,
+            threads: self.threads,
+            slots: self.slots,
+        }
+    }
+}

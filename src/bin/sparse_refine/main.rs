@@ -1,0 +1,45 @@
+//! The command-line program: parse, build, run.
+
+mod args;
+mod bench;
+mod doctor;
+mod exit;
+mod replay;
+mod synth;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    // A reader that has seen enough (`| head`) closes our output: end quietly, as other programs do.
+    sigpipe_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sparse_refine: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let _trace = trace::start(cli.trace.as_deref())?;
+    match &cli.command {
+        Command::Replay(args) => replay::run(args, cli.json),
+        Command::Bench(args) => bench::run(args, cli.json),
+        Command::Synth(args) => synth::run(args, cli.json),
+        Command::Doctor(args) => doctor::run(args, cli.json),
+    }
+}
