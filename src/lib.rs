@@ -7,14 +7,15 @@
 //! Frame -> upload -> preprocess -> segment -> select -> refine -> fuse -> download -> labels + FrameReport
 //! ```
 
+pub mod bag;
 pub mod bundle;
 pub mod config;
 pub mod cpu;
+pub mod eval;
 pub mod onnx;
 pub mod pipeline;
-pub mod eval;
-pub mod bag;
 pub mod plan;
+pub mod replay;
 pub mod start;
 pub mod synth;
 pub mod types;

@@ -305,7 +305,7 @@ mean = [1.0, 2.0, 3.0]
 std = [1.0, 1.0, 1.0]
 {extra}"#
         );
-        Bundle { dir: "tiny".into(), manifest: Manifest::parse(&text).unwrap() }
+        Bundle { dir: "tiny".into(), manifest: Manifest::parse(&text).unwrap(), sha256: String::new() }
     }
 
     #[test]

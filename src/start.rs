@@ -1,24 +1,10 @@
 //! Chooses the backend: what was asked for, or the best that works here, and says why.
 
-use serde::Serialize;
-
 use crate::config::BackendChoice;
 use crate::cpu::CpuBackend;
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
-
-/// What runs, for reports and timing messages.
-#[derive(Clone, Debug, Serialize)]
-pub struct BackendFacts {
-    /// What runs the dense network.
-    pub segmenter: String,
-    /// What runs selection, refinement and fusion.
-    pub refiner: String,
-    /// The hardware.
-    pub device: String,
-    /// Why this one.
-    pub reason: String,
-}
+use crate::types::BackendFacts;
 
 /// A backend that is ready for frames. More kinds will come; each is its own type, so that nothing in the frame's path
 /// is dispatched at run time.

@@ -180,9 +180,9 @@ impl PixelFormat {
     /// Whether the format describes pixels in pairs, so that odd widths (and heights for NV12, Bayer) do not exist.
     pub fn fits(self, size: Size) -> bool {
         match self {
-            Self::Uyvy | Self::Yuyv => size.width % 2 == 0,
+            Self::Uyvy | Self::Yuyv => size.width.is_multiple_of(2),
             Self::Nv12 | Self::BayerRggb8 | Self::BayerBggr8 | Self::BayerGbrg8 | Self::BayerGrbg8 => {
-                size.width % 2 == 0 && size.height % 2 == 0
+                size.width.is_multiple_of(2) && size.height.is_multiple_of(2)
             }
             _ => true,
         }
@@ -382,6 +382,19 @@ impl StageTimes {
     }
 }
 
+/// What computes, and why this and no other.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct BackendFacts {
+    /// What runs the dense network, such as `rten`.
+    pub segmenter: String,
+    /// What runs the sparse network, such as `cpu (avx512)`.
+    pub refiner: String,
+    /// The processor or accelerator.
+    pub device: String,
+    /// Why it was chosen.
+    pub reason: String,
+}
+
 /// What one frame cost and what was done to it.
 #[derive(Clone, Debug, Default)]
 pub struct FrameReport {
@@ -405,18 +418,6 @@ pub struct FrameReport {
     pub non_finite_cells: u32,
     /// Time in each stage.
     pub stages: StageTimes,
-}
-
-/// One class of a model, as people see it. Several of a model's channels may share a label; the first of them gives the
-/// label's name and colour.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassInfo {
-    /// Name, such as `road`.
-    pub name: String,
-    /// RGB.
-    pub colour: [u8; 3],
-    /// Value in a label image, `0..=254`.
-    pub label: u8,
 }
 
 #[cfg(test)]

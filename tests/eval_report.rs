@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use sparse_refine::eval::{
-    BackendFacts, EntropyGrid, FrameRow, FramesCsv, ModelFacts, Outcome, Panel, Report, RunFacts, Scorer,
-    Summary, table,
+    EntropyGrid, FrameRow, FramesCsv, ModelFacts, Outcome, Panel, Report, RunFacts, Scorer, Summary, table,
 };
 use sparse_refine::plan::Geometry;
 use sparse_refine::types::{
-    CameraId, ClassInfo, FrameReport, LabelImage, Mode, Size, Stage, StageTimes, Stamp, UNLABELLED,
+    BackendFacts, CameraId, ClassInfo, FrameReport, LabelImage, Mode, Size, Stage, StageTimes, Stamp,
+    UNLABELLED,
 };
 
 const SIZE: Size = Size::new(1920, 1080);
@@ -175,7 +175,6 @@ fn a_run_gives_consistent_files() {
             device: "cpu".into(),
             reason: "no CUDA driver was found".into(),
         },
-        mode: Mode::Refined,
         threads: 2,
         wall_s: 40.0,
         damage: vec!["recordings/street.mcap: the last chunk is cut short, its messages are lost".into()],

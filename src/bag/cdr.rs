@@ -54,6 +54,11 @@ impl<'a> ImageMsg<'a> {
     }
 }
 
+/// Stamp and frame of a serialized message that begins with a `std_msgs/msg/Header`, as both kinds of image do.
+pub fn header(cdr: &[u8]) -> Result<(Stamp, &str), FrameError> {
+    Reader::new(cdr, "the message")?.header()
+}
+
 /// `sensor_msgs/msg/CompressedImage`, borrowed from its serialized form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressedMsg<'a> {

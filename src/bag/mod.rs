@@ -3,23 +3,27 @@
 //! [`Bag`] reads, [`write::BagWriter`] writes, [`cdr`] turns bytes into messages, [`decode`] messages into frames and
 //! label images, [`topics`] finds out which topics are cameras and which are their labels.
 
-pub mod cdr;
-pub mod decode;
-pub mod definitions;
-pub mod error;
+mod cdr;
+mod decode;
+mod definitions;
+mod error;
 mod folder;
 mod mcap;
 mod sqlite;
 mod storage;
-pub mod topics;
-pub mod write;
+mod topics;
+mod write;
 
 use std::path::{Path, PathBuf};
 
-pub use error::BagError;
+pub use cdr::{CompressedMsg, ImageMsg, header, write_string};
+pub use decode::{CameraImage, camera_image, label_image};
+pub use definitions::{COMPRESSED_IMAGE, IMAGE, MessageType, Qos, STRING};
+pub use error::{BagError, Place};
 use folder::Folder;
 use storage::{Storage, StorageMessages, is_zstd};
-use topics::ImageKind;
+pub use topics::{CameraTopics, ImageKind, ImageTopic, camera_topics};
+pub use write::{BagWriter, Compression, TopicId};
 
 use crate::types::FrameError;
 

@@ -33,6 +33,8 @@ pub struct Bundle {
     pub dir: PathBuf,
     /// Its `model.toml`.
     pub manifest: Manifest,
+    /// SHA-256 of `model.toml`, lower-case hex; through the hashes in it, of the whole bundle.
+    pub sha256: String,
 }
 
 impl Bundle {
@@ -45,7 +47,7 @@ impl Bundle {
             path: path.clone(),
         })?;
         let manifest = Manifest::parse(&text).map_err(|why| BundleError::Manifest { why, path })?;
-        let bundle = Self { dir: dir.to_path_buf(), manifest };
+        let bundle = Self { dir: dir.to_path_buf(), manifest, sha256: sha256(text.as_bytes()) };
         let manifest = &bundle.manifest;
         bundle.check_hash(&manifest.segmenter.file, &manifest.segmenter.sha256)?;
         if let Some(refiner) = &manifest.refiner {
@@ -69,13 +71,17 @@ impl Bundle {
             why,
             path: path.clone(),
         })?;
-        let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = sha256(&bytes);
         if found.eq_ignore_ascii_case(expected) {
             Ok(())
         } else {
             Err(BundleError::Hash { found, expected: expected.to_owned(), path })
         }
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

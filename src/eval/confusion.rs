@@ -63,7 +63,7 @@ impl Confusion {
                 match mask {
                     None => count(truth, prediction, &mut bins),
                     Some(mask) => {
-                        count_masked(truth, prediction, &mask[i * CHUNK..][..truth.len()], &mut bins)
+                        count_masked(truth, prediction, &mask[i * CHUNK..][..truth.len()], &mut bins);
                     }
                 }
                 bins
@@ -211,10 +211,9 @@ mod tests {
         };
         let (truth, prediction, mask) = (noisy(6), noisy(7), noisy(2).data);
         let (mut plain, mut plain_masked) = (Confusion::default(), Confusion::default());
-        for i in 0..size.pixels() {
-            let at = bin(truth.data[i], prediction.data[i]);
-            plain.counts[at] += 1;
-            plain_masked.counts[at] += u64::from(mask[i]);
+        for ((&t, &p), &m) in truth.data.iter().zip(&prediction.data).zip(&mask) {
+            plain.counts[bin(t, p)] += 1;
+            plain_masked.counts[bin(t, p)] += u64::from(m);
         }
         let (mut all, mut masked) = (Confusion::default(), Confusion::default());
         all.add(&truth, &prediction, None).unwrap();

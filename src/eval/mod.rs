@@ -9,6 +9,8 @@ mod confusion;
 mod frames;
 mod latency;
 mod report;
+#[cfg(test)]
+mod schema;
 mod score;
 mod summary;
 mod table;
@@ -21,7 +23,6 @@ pub use latency::{Percentiles, Samples};
 pub use report::{EntropyGrid, Panel, Report};
 pub use score::Scorer;
 pub use summary::{
-    BackendFacts, CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles,
-    Summary,
+    CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles, Summary,
 };
 pub use table::table;

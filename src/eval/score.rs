@@ -226,7 +226,7 @@ impl Scorer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::summary::tests::validate;
+    use super::super::schema::validate;
     use super::*;
     use crate::types::{StageTimes, UNLABELLED};
 

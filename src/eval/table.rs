@@ -49,7 +49,10 @@ pub fn table(summary: &Summary, report: Option<&Path>) -> String {
     line("backend", &format!("{}, {} on {}", backend.segmenter, backend.refiner, backend.device));
     line("rejected", &text::rejections(summary));
     if summary.label_size_mismatch > 0 {
-        line("unscored", &format!("{} frames: ground truth of another size", summary.label_size_mismatch));
+        line(
+            "unscored",
+            &format!("{}, ground truth of another size", text::frames(summary.label_size_mismatch)),
+        );
     }
     for damage in &summary.damage {
         line("damage", damage);
@@ -114,7 +117,7 @@ no ground truth: nothing scored
 speed       3.10 frames/s, latency p50 310.5 ms, p99 402.0 ms
 stages      preprocess 9.0, segment 140.2, refine 120.0 (p50, ms)
 backend     rten, cpu (avx512) on cpu
-unscored    3 frames: ground truth of another size
+unscored    3 frames, ground truth of another size
 damage      chunk 7 is torn
 ";
         assert_eq!(table(&summary, None), expected);

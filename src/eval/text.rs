@@ -20,6 +20,11 @@ pub(super) fn points(from: Option<f64>, to: Option<f64>) -> String {
     })
 }
 
+/// `1 frame`, `2 frames`.
+pub(super) fn frames(count: u64) -> String {
+    if count == 1 { "1 frame".to_owned() } else { format!("{count} frames") }
+}
+
 /// `1 short_data, 3 undecodable`, or nothing.
 pub(super) fn rejections(summary: &Summary) -> String {
     let counts: Vec<_> = summary.frames_rejected.iter().map(|(reason, n)| format!("{n} {reason}")).collect();

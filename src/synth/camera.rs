@@ -51,7 +51,8 @@ impl Camera {
             focal,
             centre: width * 0.5,
             horizon: height * pitch,
-            u: street.lane_width * (lane + 0.5) + f32::from(spec.camera % 4 == 2) - f32::from(spec.camera % 4 == 1),
+            u: street.lane_width * (lane + 0.5) + f32::from(spec.camera % 4 == 2)
+                - f32::from(spec.camera % 4 == 1),
             s: 100.0 + start + street.speed * spec.frame as f32,
             h,
             yaw,
@@ -101,7 +102,8 @@ impl Camera {
         }
         // The numerically stable pair of roots.
         let q = 0.5 * (b + if b < 0.0 { -disc.sqrt() } else { disc.sqrt() });
-        let roots = [if a == 0.0 { f32::INFINITY } else { q / a }, if q == 0.0 { f32::INFINITY } else { -c / q }];
+        let roots =
+            [if a == 0.0 { f32::INFINITY } else { q / a }, if q == 0.0 { f32::INFINITY } else { -c / q }];
         let near = roots.into_iter().filter(|d| *d > 0.0).fold(f32::INFINITY, f32::min);
         near.is_finite().then_some(near)
     }

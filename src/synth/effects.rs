@@ -30,8 +30,8 @@ pub(super) fn lens_and_sensor(sharp: &[u8], width: usize, look: &Look, seed: u32
                 let luma = centred(bits);
                 for channel in 0..3 {
                     bits = mix(bits.wrapping_add(0x9E37_79B9));
-                    let blurred =
-                        weights[0] * (column[3 * left + channel] + column[3 * right + channel]) + centre * column[3 * x + channel];
+                    let blurred = weights[0] * (column[3 * left + channel] + column[3 * right + channel])
+                        + centre * column[3 * x + channel];
                     // Half of the noise is common to the channels, as demosaicing leaves it.
                     let noise = gain * (centred(bits) + luma) * 11 / 16;
                     out[3 * x + channel] = ((blurred + noise + 32768) >> 16).clamp(0, 255) as u8;

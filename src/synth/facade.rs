@@ -62,7 +62,8 @@ fn roof(building: &Building, p: WallPoint) -> Rgb {
     }
     let tile = fract(p.h / 0.22) < 0.18 || fract(p.a / 0.3 + 0.5 * (p.h / 0.22).floor()) < 0.1;
     let albedo = Rgb(0.26, 0.09, 0.06).towards(Rgb::grey(0.1), cell(building.seed, 1, 2));
-    albedo * (1.0 - 0.35 * fade(p, 0.15) * f32::from(u8::from(tile)))
+    albedo
+        * (1.0 - 0.35 * fade(p, 0.15) * f32::from(u8::from(tile)))
         * (0.85 + 0.3 * noise(building.seed, p.a * 2.0, p.h * 2.0))
 }
 
@@ -78,12 +79,14 @@ fn surface(building: &Building, p: WallPoint) -> Rgb {
             let brick = p.a / 0.26 + 0.5 * course;
             let joint = fract(p.h / 0.085) < 0.16 || fract(brick) < 0.06;
             let shown = fade(p, 0.05);
-            let own = 1.0 + 0.5 * fade(p, 0.12) * (cell(building.seed, brick.floor() as i32, course as i32) - 0.5);
+            let own =
+                1.0 + 0.5 * fade(p, 0.12) * (cell(building.seed, brick.floor() as i32, course as i32) - 0.5);
             let wall = building.wall * (tone * own);
             if joint { wall.towards(Rgb(0.42, 0.4, 0.37), 0.6 * shown) } else { wall }
         }
         Style::Panels | Style::Glass => {
-            let joint = fract(p.h / building.storey) * building.storey < 0.05 || fract(p.a / building.bay) < 0.02;
+            let joint =
+                fract(p.h / building.storey) * building.storey < 0.05 || fract(p.a / building.bay) < 0.02;
             building.wall * (tone * (1.0 - 0.5 * fade(p, 0.05) * f32::from(u8::from(joint))))
         }
         Style::Stucco | Style::House => building.wall * tone,
@@ -129,7 +132,8 @@ fn storeys(look: &Look, building: &Building, p: WallPoint, base: f32, surface: R
     }
     let (wa, wh) = (a - margin, h - sill);
     let (width, height) = (building.bay - 2.0 * margin, head - sill);
-    let frame = wa < 0.07 || width - wa < 0.07 || wh < 0.07 || height - wh < 0.07 || (wa - 0.5 * width).abs() < 0.035;
+    let frame =
+        wa < 0.07 || width - wa < 0.07 || wh < 0.07 || height - wh < 0.07 || (wa - 0.5 * width).abs() < 0.035;
     if frame {
         return plain(if building.style == Style::Glass { Rgb::grey(0.12) } else { building.trim });
     }
@@ -163,13 +167,20 @@ fn ground_floor(look: &Look, building: &Building, p: WallPoint, surface: Rgb) ->
     if shop && p.h > 2.75 {
         // Fascia with a row of letters, or an awning's stripes.
         let letters = p.h > 2.95 && p.h < 3.3 && a > 0.2 * bay && a < 0.8 * bay;
-        let ink = letters && cell(building.seed ^ 13, (p.a / 0.16).floor() as i32, (p.h / 0.12) as i32) > 0.45;
+        let ink =
+            letters && cell(building.seed ^ 13, (p.a / 0.16).floor() as i32, (p.h / 0.12) as i32) > 0.45;
         let stripe = roll > 0.6 && fract(p.a / 0.5) < 0.5;
         let albedo = if ink || stripe { Rgb::grey(0.7) } else { building.accent };
         return plain(albedo);
     }
     let door = roll < 0.3;
-    let (margin, sill) = if door { (bay * 0.5 - 0.55, 0.0) } else if shop { (0.22, 0.6) } else { (bay * 0.3, 1.0) };
+    let (margin, sill) = if door {
+        (bay * 0.5 - 0.55, 0.0)
+    } else if shop {
+        (0.22, 0.6)
+    } else {
+        (bay * 0.3, 1.0)
+    };
     if a < margin || a > bay - margin || p.h < sill || p.h > 2.6 {
         return plain(surface * 0.92);
     }
@@ -183,11 +194,15 @@ fn ground_floor(look: &Look, building: &Building, p: WallPoint, surface: Rgb) ->
     if shop && !door {
         // Things in the window.
         let (shelf, item) = ((p.h / 0.55).floor() as i32, (p.a / 0.34).floor() as i32);
-        let goods = cell(building.seed ^ 14, item, shelf) * (0.4 + 0.6 * f32::from(u8::from(fract(p.h / 0.55) < 0.7)));
+        let goods = cell(building.seed ^ 14, item, shelf)
+            * (0.4 + 0.6 * f32::from(u8::from(fract(p.h / 0.55) < 0.7)));
         let hue = cell(building.seed ^ 16, item, shelf);
         let lit = if look.dusk { Rgb(1.1, 0.9, 0.6) } else { Rgb::default() };
         let sky = look.horizon * (0.06 + 0.1 * noise(building.seed ^ 15, p.a * 0.7, p.h));
-        return WallColour { albedo: Rgb(0.26 * hue, 0.16, 0.24 - 0.2 * hue) * goods, glow: sky + lit * (goods * 0.7) };
+        return WallColour {
+            albedo: Rgb(0.26 * hue, 0.16, 0.24 - 0.2 * hue) * goods,
+            glow: sky + lit * (goods * 0.7),
+        };
     }
     glass(look, building, column as i32, -1, p, p.h * 0.4)
 }

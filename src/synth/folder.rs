@@ -71,7 +71,9 @@ fn classes_json() -> String {
     let classes: Vec<String> = CLASSES
         .iter()
         .enumerate()
-        .map(|(id, class)| format!("{{\"id\":{id},\"name\":\"{}\",\"colour\":{:?}}}", class.name, class.colour))
+        .map(|(id, class)| {
+            format!("{{\"id\":{id},\"name\":\"{}\",\"colour\":{:?}}}", class.name, class.colour)
+        })
         .collect();
     format!(
         "{{\"num_classes\":{},\"ignore_id\":{UNLABELLED},\"classes\":[\n{}\n]}}\n",

@@ -80,7 +80,10 @@ impl Ground {
         Self {
             asphalt: Rgb(tone * (1.0 + warm), tone, tone * (1.0 - warm)),
             paving: rng.pick(&[
-                Rgb::of(150, 146, 138), Rgb::of(168, 160, 148), Rgb::of(128, 128, 130), Rgb::of(150, 122, 108),
+                Rgb::of(150, 146, 138),
+                Rgb::of(168, 160, 148),
+                Rgb::of(128, 128, 130),
+                Rgb::of(150, 122, 108),
             ]),
             stone: Rgb::grey(rng.range(0.28, 0.48)),
             grass: Rgb(rng.range(0.07, 0.14), rng.range(0.14, 0.2), rng.range(0.025, 0.05)),
@@ -94,7 +97,12 @@ impl Ground {
 
     /// What a column sees of a row's ground.
     pub(super) fn point(
-        &self, camera: &Camera, street: &Street, lots: &Lots, row: &GroundRow, ray: f32,
+        &self,
+        camera: &Camera,
+        street: &Street,
+        lots: &Lots,
+        row: &GroundRow,
+        ray: f32,
     ) -> GroundPoint {
         let up = [0.0, 1.0, 0.0];
         let raised_u = camera.axis_u(row.raised_depth) + ray * row.raised_depth;
@@ -128,7 +136,8 @@ impl Ground {
             return (Class::Kerb, self.stone * (grain * joint * 1.15));
         }
         let side = if u > 0.0 { 1.0 } else { -1.0 };
-        let on_verge = out > street.sidewalk && out <= street.sidewalk + street.verge && into > street.cross + 2.6;
+        let on_verge =
+            out > street.sidewalk && out <= street.sidewalk + street.verge && into > street.cross + 2.6;
         let in_garden = out > street.sidewalk + street.verge
             && street.period - into > 2.6
             && into > street.cross + 2.6
@@ -167,8 +176,11 @@ impl Ground {
     fn carriageway(&self, street: &Street, row: &GroundRow, u: f32, s: f32) -> (Class, Rgb) {
         let fine = fade(row, 0.03);
         let wear = fractal(self.seed ^ 21, u * 1.7, s * 0.6, 3);
-        let speckle = if fine > 0.0 { cell(self.seed ^ 22, (u * 70.0) as i32, (s * 70.0) as i32) - 0.5 } else { 0.0 };
-        let grain = 1.0 + 0.5 * fine * speckle + 0.35 * fade(row, 0.12) * (noise(self.seed ^ 23, u * 12.0, s * 12.0) - 0.5);
+        let speckle =
+            if fine > 0.0 { cell(self.seed ^ 22, (u * 70.0) as i32, (s * 70.0) as i32) - 0.5 } else { 0.0 };
+        let grain = 1.0
+            + 0.5 * fine * speckle
+            + 0.35 * fade(row, 0.12) * (noise(self.seed ^ 23, u * 12.0, s * 12.0) - 0.5);
         if let Some(paint) = self.marking(street, u, s, row) {
             let worn = 0.62 + 0.38 * smoothstep(0.25, 0.5, wear + 0.25 * fine * speckle);
             return (Class::LaneMarking, paint * (grain * worn));
@@ -228,7 +240,10 @@ impl Ground {
         let (before, after) = (street.period - into, into - street.cross);
         let block = street.block(s);
         let zebra = |distance: f32, block: i32| {
-            (0.6..3.6).contains(&distance) && side < street.half - 0.25 && street.zebra(block) && fract(u / 1.0) < 0.5
+            (0.6..3.6).contains(&distance)
+                && side < street.half - 0.25
+                && street.zebra(block)
+                && fract(u / 1.0) < 0.5
         };
         if zebra(before, block + 1) || zebra(after, block) {
             return Some(white);
@@ -265,7 +280,10 @@ impl Ground {
 
     /// An arrow ahead in each lane, `stop` metres before the crossing.
     fn arrow(&self, street: &Street, u: f32, stop: f32) -> bool {
-        if street.lanes < 2 || !(9.0..13.0).contains(&stop) || u.abs() > street.lanes as f32 * street.lane_width {
+        if street.lanes < 2
+            || !(9.0..13.0).contains(&stop)
+            || u.abs() > street.lanes as f32 * street.lane_width
+        {
             return false;
         }
         let off = (fract(u / street.lane_width) - 0.5).abs() * street.lane_width;

@@ -70,13 +70,12 @@ pub fn render(spec: &SceneSpec) -> Scene {
     let stage = raster::Stage { camera, look, street, lots, ground, walls, world, size: [width, height] };
 
     let mut sharp = vec![0; spec.size.pixels() * 3];
-    sharp
-        .par_chunks_mut(width * 3)
-        .zip(labels.data.par_chunks_mut(width))
-        .enumerate()
-        .for_each_init(raster::RowBuffers::default, |buffers, (y, (rgb, labels))| {
+    sharp.par_chunks_mut(width * 3).zip(labels.data.par_chunks_mut(width)).enumerate().for_each_init(
+        raster::RowBuffers::default,
+        |buffers, (y, (rgb, labels))| {
             stage.row(y, buffers, rgb, labels);
-        });
+        },
+    );
     let noise = rng::Rng::keyed(spec.seed, &[0, i64::from(spec.camera), i64::from(spec.frame)]).seed32();
     let rgb = effects::lens_and_sensor(&sharp, width, &stage.look, noise);
     Scene { rgb, labels }

@@ -62,9 +62,9 @@ impl Stage {
         // Nothing that stands on the ground may sink into it.
         let floor = ground.map_or(f32::INFINITY, |ground| ground.depth * SINK);
         buffers.depth.clear();
-        buffers
-            .depth
-            .extend((0..self.size[0]).map(|x| self.walls.at(x, row).map_or(floor, |span| span.depth.min(floor))));
+        buffers.depth.extend(
+            (0..self.size[0]).map(|x| self.walls.at(x, row).map_or(floor, |span| span.depth.min(floor))),
+        );
         buffers.taken.clear();
         buffers.taken.resize(self.size[0], false);
     }
@@ -107,7 +107,8 @@ impl Stage {
             return sky::skyline(look, right, up).unwrap_or_else(|| (Class::Sky, sky::sky(look, right, up)));
         };
         let point = self.ground.point(camera, &self.street, &self.lots, ground, ray);
-        let sunlit = self.lots.sunlit(look.to_sun, self.street.lot_line(), point.u, point.s, 0.0).min(shade.sun[x]);
+        let sunlit =
+            self.lots.sunlit(look.to_sun, self.street.lot_line(), point.u, point.s, 0.0).min(shade.sun[x]);
         // Walls keep the sky from the ground at their feet.
         let corner = smoothstep(-0.5, 2.2, self.street.lot_line() - point.u.abs() + 0.5) * 0.3 + 0.7;
         (point.class, ground::lit(look, &point, sunlit, ground.depth) * (shade.sky[x] * corner))

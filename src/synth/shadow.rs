@@ -7,10 +7,19 @@ use super::rng::noise;
 /// Something upright on the ground.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Caster {
-    Post { height: f32, width: f32 },
-    Crown { height: f32, radius: f32 },
+    Post {
+        height: f32,
+        width: f32,
+    },
+    Crown {
+        height: f32,
+        radius: f32,
+    },
     /// Half widths across and along the street.
-    Block { half: [f32; 2], height: f32 },
+    Block {
+        half: [f32; 2],
+        height: f32,
+    },
 }
 
 /// A caster's place.

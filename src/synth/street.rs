@@ -150,8 +150,15 @@ impl Street {
 
     fn building(&self, rng: &mut Rng, side: f32, s0: f32, s1: f32) -> Building {
         let style = rng.pick(&[
-            Style::Brick, Style::Brick, Style::Stucco, Style::Stucco, Style::Stucco, Style::Panels, Style::Glass,
-            Style::House, Style::House,
+            Style::Brick,
+            Style::Brick,
+            Style::Stucco,
+            Style::Stucco,
+            Style::Stucco,
+            Style::Panels,
+            Style::Glass,
+            Style::House,
+            Style::House,
         ]);
         let storey = rng.range(2.8, 3.5);
         let storeys = match style {
@@ -164,8 +171,14 @@ impl Street {
             Style::Panels => rng.pick(&[[158, 158, 154], [134, 138, 140], [176, 170, 158], [116, 120, 124]]),
             Style::Glass => rng.pick(&[[96, 112, 122], [80, 92, 98], [120, 128, 130]]),
             _ => rng.pick(&[
-                [226, 214, 186], [214, 180, 134], [204, 202, 196], [186, 132, 104], [152, 172, 178], [174, 186, 150],
-                [232, 226, 214], [206, 158, 146],
+                [226, 214, 186],
+                [214, 180, 134],
+                [204, 202, 196],
+                [186, 132, 104],
+                [152, 172, 178],
+                [174, 186, 150],
+                [232, 226, 214],
+                [206, 158, 146],
             ]),
         };
         let shade = rng.range(0.7, 1.15);
@@ -264,7 +277,11 @@ mod tests {
                 assert!(building.u >= street.half + street.sidewalk, "seed {seed}");
                 assert!(!street.crossing(building.s0) && !street.crossing(building.s1), "seed {seed}");
                 let middle = 0.5 * (building.s0 + building.s1);
-                assert_eq!(lots.at(building.side, middle).map(|b| b.seed), Some(building.seed), "seed {seed}");
+                assert_eq!(
+                    lots.at(building.side, middle).map(|b| b.seed),
+                    Some(building.seed),
+                    "seed {seed}"
+                );
             }
         }
     }

@@ -84,7 +84,14 @@ fn spans(camera: &Camera, lots: &Lots, column: f32) -> Vec<WallSpan> {
 
 impl WallSpan {
     /// The light of the wall at a row.
-    pub(super) fn light(&self, camera: &Camera, look: &Look, street: &Street, lots: &Lots, row: f32) -> (Class, Rgb) {
+    pub(super) fn light(
+        &self,
+        camera: &Camera,
+        look: &Look,
+        street: &Street,
+        lots: &Lots,
+        row: f32,
+    ) -> (Class, Rgb) {
         let building: &Building = &lots.buildings[usize::from(self.building)];
         let h = camera.h - camera.ray_y(row) * self.depth;
         let point = WallPoint { a: self.along, h, pixel_a: self.pixel_a, pixel_h: self.depth / camera.focal };

@@ -36,8 +36,7 @@ const NEAR: f32 = 1.6;
 impl World {
     /// Everything the camera may see in this frame.
     pub(super) fn new(camera: &Camera, look: &Look, street: &Street, lots: &Lots, frame: u32) -> Self {
-        let mut builder =
-            Builder { camera, look, street, lots, frame: frame as f32, world: Self::default() };
+        let mut builder = Builder { camera, look, street, lots, frame: frame as f32, world: Self::default() };
         for block in street.block(camera.s - 40.0)..=street.block(camera.s + FAR) {
             builder.crossing(block);
             for side in [-1.0, 1.0] {
@@ -87,7 +86,13 @@ impl Builder<'_> {
         let pixels = [widths[0] * camera.focal / d0, widths[1] * camera.focal / d1];
         let sunlit = self.sunlit(to[0], to[1], to[2].max(from[2]));
         let ink = Ink { class, albedo, sunlit };
-        self.world.sprites.push(Stroke::sprite(screen(from, d0), screen(to, d1), pixels, 0.5 * (d0 + d1), ink));
+        self.world.sprites.push(Stroke::sprite(
+            screen(from, d0),
+            screen(to, d1),
+            pixels,
+            0.5 * (d0 + d1),
+            ink,
+        ));
     }
 
     /// An upright pole with its shadow.
@@ -97,24 +102,38 @@ impl Builder<'_> {
     }
 
     fn metal(rng: &mut Rng) -> Rgb {
-        rng.pick(&[Rgb::grey(0.32), Rgb::grey(0.18), Rgb::grey(0.05), Rgb(0.06, 0.1, 0.07), Rgb(0.26, 0.22, 0.18)])
+        rng.pick(&[
+            Rgb::grey(0.32),
+            Rgb::grey(0.18),
+            Rgb::grey(0.05),
+            Rgb(0.06, 0.1, 0.07),
+            Rgb(0.26, 0.22, 0.18),
+        ])
     }
 
     /// Lamps, signs and bollards along one side of a block.
     fn furniture(&mut self, block: i32, side: f32) {
         let street = self.street;
         let mut shared = self.rng(10, 0, 0.0);
-        let (pitch, height, metal) = (shared.range(22.0, 36.0), shared.range(5.5, 9.0), Self::metal(&mut shared));
+        let (pitch, height, metal) =
+            (shared.range(22.0, 36.0), shared.range(5.5, 9.0), Self::metal(&mut shared));
         let (reach, bollards) = (shared.range(0.8, 2.4), shared.chance(0.35));
         let mut rng = self.rng(11, block, side);
-        let (start, end) = (block as f32 * street.period + street.cross + 2.0, (block + 1) as f32 * street.period - 2.0);
+        let (start, end) =
+            (block as f32 * street.period + street.cross + 2.0, (block + 1) as f32 * street.period - 2.0);
         let kerb = side * (street.half + 0.55);
         let mut s = start + rng.range(2.0, 8.0) + if side > 0.0 { 0.0 } else { pitch * 0.5 };
         while s < end {
             self.pole(kerb, s, height, 0.15, metal);
             let tip = kerb - side * reach;
             self.bar([kerb, s, height - 0.05], [tip, s, height + 0.25], [0.09, 0.07], Class::Pole, metal);
-            self.bar([tip, s, height + 0.22], [tip - side * 0.55, s, height + 0.26], [0.13, 0.16], Class::Pole, metal * 0.8);
+            self.bar(
+                [tip, s, height + 0.22],
+                [tip - side * 0.55, s, height + 0.26],
+                [0.13, 0.16],
+                Class::Pole,
+                metal * 0.8,
+            );
             if rng.chance(0.2)
                 && let Some(board) = self.board(kerb, s - 0.1, 2.5)
             {
@@ -161,10 +180,16 @@ impl Builder<'_> {
         let street = self.street;
         let start = block as f32 * street.period;
         let mut rng = self.rng(12, block, 0.0);
-        let (metal, housing) = (Self::metal(&mut rng), rng.pick(&[Rgb::grey(0.02), Rgb::grey(0.03), Rgb(0.45, 0.3, 0.02)]));
+        let (metal, housing) =
+            (Self::metal(&mut rng), rng.pick(&[Rgb::grey(0.02), Rgb::grey(0.03), Rgb(0.45, 0.3, 0.02)]));
         let state = rng.below(3) as u8;
         if street.signalled(block) {
-            for (side, s) in [(1.0, start - 0.7), (-1.0, start - 0.7), (1.0, start + street.cross + 0.9), (-1.0, start + street.cross + 0.9)] {
+            for (side, s) in [
+                (1.0, start - 0.7),
+                (-1.0, start - 0.7),
+                (1.0, start + street.cross + 0.9),
+                (-1.0, start + street.cross + 0.9),
+            ] {
                 let u = side * (street.half + 0.7);
                 self.pole(u, s, 3.5, 0.12, metal);
                 self.signal(u, s - 0.12, 2.95, state, housing);
@@ -212,10 +237,15 @@ impl Builder<'_> {
     fn greenery(&mut self, block: i32, side: f32) {
         let street = self.street;
         let mut rng = self.rng(13, block, side);
-        let (start, end) = (block as f32 * street.period + street.cross + 3.0, (block + 1) as f32 * street.period - 3.0);
+        let (start, end) =
+            (block as f32 * street.period + street.cross + 3.0, (block + 1) as f32 * street.period - 3.0);
         if rng.chance(0.55) {
             let pitch = rng.range(7.0, 16.0);
-            let u = if street.verge > 0.0 { street.half + street.sidewalk + 0.5 * street.verge } else { street.half + 1.1 };
+            let u = if street.verge > 0.0 {
+                street.half + street.sidewalk + 0.5 * street.verge
+            } else {
+                street.half + 1.1
+            };
             let height = rng.range(5.0, 11.0);
             let mut s = start + rng.range(1.0, 5.0);
             while s < end {
@@ -277,7 +307,8 @@ impl Builder<'_> {
             return;
         }
         let mut rng = self.rng(14, block, side);
-        let (start, end) = (block as f32 * street.period + street.cross + 9.0, (block + 1) as f32 * street.period - 9.0);
+        let (start, end) =
+            (block as f32 * street.period + street.cross + 9.0, (block + 1) as f32 * street.period - 9.0);
         let mut s = start;
         while s < end {
             let mut seeds = Rng::keyed(rng.next(), &[]);
@@ -312,7 +343,11 @@ impl Builder<'_> {
             for side in [-1.0, 1.0] {
                 let mut shared = self.rng(15, lane as i32, side);
                 let gap = shared.range(14.0, 40.0) / (0.4 + street.density);
-                let speed = if side > 0.0 { street.speed * shared.range(0.75, 1.25) } else { -street.speed * shared.range(0.8, 1.3) };
+                let speed = if side > 0.0 {
+                    street.speed * shared.range(0.75, 1.25)
+                } else {
+                    -street.speed * shared.range(0.8, 1.3)
+                };
                 let u = side * street.lane_width * (lane as f32 + 0.5);
                 let own = (u - self.camera.u).abs() < 1.6;
                 // The camera's own lane keeps its distance.
@@ -348,7 +383,8 @@ impl Builder<'_> {
                     }
                     let s = index as f32 * gap + rng.range(0.0, gap * 0.8) + moved;
                     let u = side * (street.half + rng.range(0.9, street.sidewalk - 0.4));
-                    let gait = Gait { across: false, phase: phase(moved + rng.range(0.0, 3.0)), facing: direction };
+                    let gait =
+                        Gait { across: false, phase: phase(moved + rng.range(0.0, 3.0)), facing: direction };
                     for companion in 0..1 + u32::from(rng.chance(0.25)) {
                         let seed = rng.next();
                         self.person(seed, u + 0.62 * companion as f32, s, gait);
@@ -387,12 +423,28 @@ impl Builder<'_> {
             for index in first..first + (FAR / pitch) as i32 {
                 let s = index as f32 * pitch + 3.0;
                 self.pole(u, s, height, 0.24, wood);
-                self.bar([u - 1.0, s - 0.1, height - 0.5], [u + 1.0, s - 0.1, height - 0.5], [0.12, 0.12], Class::Pole, wood);
+                self.bar(
+                    [u - 1.0, s - 0.1, height - 0.5],
+                    [u + 1.0, s - 0.1, height - 0.5],
+                    [0.12, 0.12],
+                    Class::Pole,
+                    wood,
+                );
                 for wire in 0..count {
-                    let (off, drop) = if wire < 4 { (wire as f32 * 0.6 - 0.9, 0.42) } else { (0.15, 1.2 + 0.4 * (wire - 4) as f32) };
+                    let (off, drop) = if wire < 4 {
+                        (wire as f32 * 0.6 - 0.9, 0.42)
+                    } else {
+                        (0.15, 1.2 + 0.4 * (wire - 4) as f32)
+                    };
                     let thick = if wire < 4 { 0.016 } else { 0.03 };
                     let h = height - drop;
-                    self.wire([u + off, s, h], [u + off, s + pitch, h], 0.02 * pitch + 0.1 * wire as f32, thick, insulation);
+                    self.wire(
+                        [u + off, s, h],
+                        [u + off, s + pitch, h],
+                        0.02 * pitch + 0.1 * wire as f32,
+                        thick,
+                        insulation,
+                    );
                 }
                 let mut rng = self.rng(31, index, side);
                 if across && rng.chance(0.5) {
@@ -411,7 +463,11 @@ impl Builder<'_> {
         let at = |i: u32| {
             let t = i as f32 / pieces as f32;
             let hang = slack * 4.0 * t * (1.0 - t);
-            [from[0] + (to[0] - from[0]) * t, from[1] + (to[1] - from[1]) * t, from[2] + (to[2] - from[2]) * t - hang]
+            [
+                from[0] + (to[0] - from[0]) * t,
+                from[1] + (to[1] - from[1]) * t,
+                from[2] + (to[2] - from[2]) * t - hang,
+            ]
         };
         for i in 0..pieces {
             self.bar(at(i), at(i + 1), [thick, thick], Class::Wire, albedo);

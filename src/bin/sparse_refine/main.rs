@@ -16,8 +16,6 @@ use args::{Cli, Command};
 use exit::Failure;
 
 fn main() -> ExitCode {
-    // A reader that has seen enough (`| head`) closes our output: end quietly, as other programs do.
-    sigpipe_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -42,4 +40,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Synth(args) => synth::run(args, cli.json),
         Command::Doctor(args) => doctor::run(args, cli.json),
     }
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n'));
 }

@@ -14,7 +14,8 @@ use crate::exit::{FILES, Failure};
 /// Starts logging, and tracing if a file is given. The trace is complete when the guard is dropped.
 pub(crate) fn start(file: Option<&Path>) -> Result<Option<FlushGuard>, Failure> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
+    let log =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
     let registry = tracing_subscriber::registry().with(log);
     let Some(path) = file else {
         registry.init();
@@ -22,8 +23,7 @@ pub(crate) fn start(file: Option<&Path>) -> Result<Option<FlushGuard>, Failure> 
     };
     let out = File::create(path)
         .map_err(|why| Failure::new(FILES, format!("cannot write the trace ({why}): {}", path.display())))?;
-    let (chrome, guard) =
-        ChromeLayerBuilder::new().writer(BufWriter::new(out)).include_args(true).build();
+    let (chrome, guard) = ChromeLayerBuilder::new().writer(BufWriter::new(out)).include_args(true).build();
     // Only our own spans: the libraries' would drown the stages.
     let ours = Targets::new().with_target("sparse_refine", LevelFilter::TRACE);
     registry.with(chrome.with_filter(ours)).init();

@@ -160,7 +160,9 @@ pub(super) fn draw(
 ) -> (Size, Vec<u8>) {
     let from = window.size;
     let width = width.min(from.width).max(1);
-    let height = (u64::from(from.height) * u64::from(width) / u64::from(from.width)).max(1) as u32;
+    let height = u64::from(from.height) * u64::from(width) / u64::from(from.width);
+    // JPEG ends at 65535 rows; only an image many times as tall as wide loses its aspect here.
+    let height = height.clamp(1, u64::from(u16::MAX)) as u32;
     let edge = |i: u32, count: u32, of: u32| (u64::from(i) * u64::from(of) / u64::from(count)) as u32;
     let mut rgb = vec![0u8; 3 * Size::new(width, height).pixels()];
     rgb.par_chunks_mut(3 * width as usize).enumerate().for_each(|(row, line)| {
@@ -205,7 +207,7 @@ pub(super) fn data_uri((size, rgb): &(Size, Vec<u8>), encoding: Encoding) -> Str
             (encoder.write_image(rgb, size.width, size.height, ExtendedColorType::Rgb8), "jpeg")
         }
     };
-    result.expect("a picture of known size, below 65536 pixels a side, goes into memory");
+    result.expect("a picture of known size, at most 65535 pixels a side, goes into memory");
     format!("data:image/{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
@@ -225,6 +227,8 @@ mod tests {
         assert_eq!(draw(window, 2, pixel), (Size::new(2, 1), vec![25, 150, 7, 45, 150, 7]));
         let (size, rgb) = draw(window, 960, pixel);
         assert_eq!((size, &rgb[..3]), (Size::new(4, 2), &[20, 100, 7][..]), "never enlarged");
+        let tall = draw(Window::whole(Size::new(1, 70_000)), 3, |_, _| [9; 3]);
+        assert!(data_uri(&tall, Encoding::Jpeg).len() > 100, "within what JPEG holds");
         assert_eq!(draw(Window::whole(Size::new(7, 5)), 3, |_, _| [9; 3]), (Size::new(3, 2), vec![9; 18]));
     }
 

@@ -4,6 +4,7 @@ mod charts;
 mod maps;
 mod page;
 mod panels;
+mod scores;
 
 use std::fmt;
 

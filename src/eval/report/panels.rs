@@ -111,7 +111,7 @@ impl EntropyGrid {
     fn fits(&self, camera: Size) -> bool {
         let Geometry { camera: own, canvas, grid } = self.geometry;
         let covers = canvas.width >= own.width && canvas.height >= own.height;
-        own == camera && covers && self.values.len() == grid.pixels()
+        own == camera && covers && grid.pixels() > 0 && self.values.len() == grid.pixels()
     }
 }
 
@@ -177,6 +177,9 @@ mod tests {
         panel.entropy.iter_mut().for_each(|entropy| entropy.values.truncate(3));
         let some = ["camera image", "coarse labels", "refined labels", "changed pixels"];
         assert_eq!(captions(&panel), [some, some].concat());
+        let geometry = Geometry { grid: Size::default(), ..Geometry::pad(panel.size, Size::new(1, 1)) };
+        panel.entropy = Some(EntropyGrid { geometry, values: vec![], max: 1.0 });
+        assert_eq!(captions(&panel), [some, some].concat(), "a grid without cells");
         panel.coarse = None;
         assert_eq!(captions(&panel), ["camera image", "refined labels"], "nothing to compare, so no crop");
         panel.rgb.pop();

@@ -49,7 +49,12 @@ struct Ray {
 impl Car {
     /// A vehicle centred `depth` metres ahead at `u`, and its length and width.
     pub(in crate::synth) fn sprite(
-        rng: &mut Rng, camera: &Camera, u: f32, depth: f32, heading: Heading, sunlit: f32,
+        rng: &mut Rng,
+        camera: &Camera,
+        u: f32,
+        depth: f32,
+        heading: Heading,
+        sunlit: f32,
     ) -> Option<Sprite> {
         let car = Self::new(rng, u, depth, heading, sunlit);
         let along_view = matches!(heading, Heading::Ahead | Heading::Towards);
@@ -125,9 +130,18 @@ impl Car {
             slanted(-1.0, 0.0, back, -l + boot, belt),
         ];
         let paint = rng.pick(&[
-            Rgb::grey(0.72), Rgb::grey(0.66), Rgb::grey(0.33), Rgb::grey(0.16), Rgb::grey(0.045), Rgb::grey(0.015),
-            Rgb(0.02, 0.06, 0.25), Rgb(0.38, 0.02, 0.02), Rgb(0.05, 0.14, 0.06), Rgb(0.28, 0.22, 0.14),
-            Rgb(0.1, 0.2, 0.3), Rgb(0.55, 0.33, 0.02),
+            Rgb::grey(0.72),
+            Rgb::grey(0.66),
+            Rgb::grey(0.33),
+            Rgb::grey(0.16),
+            Rgb::grey(0.045),
+            Rgb::grey(0.015),
+            Rgb(0.02, 0.06, 0.25),
+            Rgb(0.38, 0.02, 0.02),
+            Rgb(0.05, 0.14, 0.06),
+            Rgb(0.28, 0.22, 0.14),
+            Rgb(0.1, 0.2, 0.3),
+            Rgb(0.55, 0.33, 0.02),
         ]);
         Self {
             u,
@@ -187,7 +201,8 @@ impl Car {
             (None, None) => return self.wheel(look, ray),
         };
         let p = [0, 1, 2].map(|i| ray.origin[i] + ray.step[i] * t);
-        let (albedo, gloss, glow) = if in_cabin { self.cabin_colour(p, normal) } else { self.body_colour(p, normal) };
+        let (albedo, gloss, glow) =
+            if in_cabin { self.cabin_colour(p, normal) } else { self.body_colour(p, normal) };
         let world = self.world(normal);
         let smudge = 0.9 + 0.2 * noise(self.seed, p[0] * 1.5 + p[1], p[2] * 2.0);
         // The lower a panel faces, the more road it mirrors.
@@ -231,7 +246,8 @@ impl Car {
                     return if rim { (Rgb::grey(0.3), 0.02, none) } else { (Rgb::grey(0.015), 0.0, none) };
                 }
             }
-            let seam = [-0.22, 0.04, 0.26].iter().any(|s| (along - s * self.length).abs() < 0.012) && h > 0.32;
+            let seam =
+                [-0.22, 0.04, 0.26].iter().any(|s| (along - s * self.length).abs() < 0.012) && h > 0.32;
             let handle = (h - self.belt + 0.14).abs() < 0.02
                 && [-0.16, 0.1].iter().any(|s| (along - s * self.length).abs() < 0.09);
             if seam || handle || h < 0.31 {

@@ -37,15 +37,28 @@ impl Person {
         let height = if rng.chance(0.12) { rng.range(1.05, 1.4) } else { rng.range(1.55, 1.9) };
         let cloth = |rng: &mut Rng| {
             let base = rng.pick(&[
-                Rgb::grey(0.03), Rgb::grey(0.08), Rgb::grey(0.55), Rgb(0.03, 0.05, 0.16), Rgb(0.35, 0.04, 0.04),
-                Rgb(0.42, 0.28, 0.06), Rgb(0.05, 0.16, 0.08), Rgb(0.18, 0.13, 0.09), Rgb(0.12, 0.22, 0.4),
+                Rgb::grey(0.03),
+                Rgb::grey(0.08),
+                Rgb::grey(0.55),
+                Rgb(0.03, 0.05, 0.16),
+                Rgb(0.35, 0.04, 0.04),
+                Rgb(0.42, 0.28, 0.06),
+                Rgb(0.05, 0.16, 0.08),
+                Rgb(0.18, 0.13, 0.09),
+                Rgb(0.12, 0.22, 0.4),
                 Rgb(0.4, 0.2, 0.3),
             ]);
             base * rng.range(0.7, 1.3)
         };
         let (top, trousers) = (cloth(rng), cloth(rng) * 0.6);
-        let skin = rng.pick(&[Rgb(0.5, 0.3, 0.2), Rgb(0.32, 0.17, 0.1), Rgb(0.14, 0.07, 0.045), Rgb(0.58, 0.38, 0.28)]);
-        let hair = rng.pick(&[Rgb(0.015, 0.012, 0.01), Rgb(0.09, 0.05, 0.025), Rgb(0.3, 0.2, 0.08), Rgb::grey(0.3)]);
+        let skin = rng.pick(&[
+            Rgb(0.5, 0.3, 0.2),
+            Rgb(0.32, 0.17, 0.1),
+            Rgb(0.14, 0.07, 0.045),
+            Rgb(0.58, 0.38, 0.28),
+        ]);
+        let hair =
+            rng.pick(&[Rgb(0.015, 0.012, 0.01), Rgb(0.09, 0.05, 0.025), Rgb(0.3, 0.2, 0.08), Rgb::grey(0.3)]);
         let k = height / 1.75;
         let stride = if gait.across { 0.30 } else { 0.05 } * gait.phase;
         let swing = if gait.across { 0.22 } else { 0.04 } * gait.phase;
@@ -60,12 +73,36 @@ impl Person {
         let shoe = Rgb::grey(0.03);
         let lean = 0.03 * gait.facing * f32::from(u8::from(gait.across));
         let mut parts = vec![
-            part(-hips - stride, 0.06 + lift.max(0.0), -hips - stride + 0.06 * gait.facing, 0.05 + lift.max(0.0), 0.05, 0.045, shoe),
-            part(hips + stride, 0.06 - lift.min(0.0), hips + stride + 0.06 * gait.facing, 0.05 - lift.min(0.0), 0.05, 0.045, shoe),
+            part(
+                -hips - stride,
+                0.06 + lift.max(0.0),
+                -hips - stride + 0.06 * gait.facing,
+                0.05 + lift.max(0.0),
+                0.05,
+                0.045,
+                shoe,
+            ),
+            part(
+                hips + stride,
+                0.06 - lift.min(0.0),
+                hips + stride + 0.06 * gait.facing,
+                0.05 - lift.min(0.0),
+                0.05,
+                0.045,
+                shoe,
+            ),
             part(-hips, 0.86, -hips - stride, 0.10 + lift.max(0.0), 0.095, 0.058, trousers),
             part(hips, 0.86, hips + stride, 0.10 - lift.min(0.0), 0.095, 0.058, trousers * 0.85),
             part(-shoulders, 1.38, -shoulders - 0.04 + swing, 0.86, 0.058, 0.045, top * 0.85),
-            part(0.0, 0.92, lean, 1.36, if gait.across { 0.12 } else { 0.155 }, if gait.across { 0.13 } else { 0.175 }, top),
+            part(
+                0.0,
+                0.92,
+                lean,
+                1.36,
+                if gait.across { 0.12 } else { 0.155 },
+                if gait.across { 0.13 } else { 0.175 },
+                top,
+            ),
             part(shoulders, 1.38, shoulders + 0.04 - swing, 0.86, 0.055, 0.042, top * 0.9),
             part(lean, 1.46, lean, 1.53, 0.055, 0.055, skin),
             part(lean, 1.62, lean + 0.02 * gait.facing, 1.64, 0.1, 0.1, skin),
@@ -87,11 +124,13 @@ impl Person {
         let (x, h) = self.board.at(column, row);
         let thin = 0.4 * self.board.pixel();
         // The last part that covers the point lies on top.
-        let (part, across) = self.parts.iter().rev().find_map(|part| part.at(x, h, thin).map(|across| (part, across)))?;
+        let (part, across) =
+            self.parts.iter().rev().find_map(|part| part.at(x, h, thin).map(|across| (part, across)))?;
         let fold = 0.75 + 0.5 * noise(self.seed, x * 11.0, h * 6.0);
         let facing = (1.0 - across * across).max(0.0).sqrt();
         let shade = 0.65 + 0.35 * (h / self.height).min(1.0);
-        let light = part.albedo * look.light([across * 0.9, 0.25, -facing], self.board.sunlit) * (fold * shade);
+        let light =
+            part.albedo * look.light([across * 0.9, 0.25, -facing], self.board.sunlit) * (fold * shade);
         Some(Hit { class: Class::Pedestrian, light: look.haze(light, self.board.depth) })
     }
 }

@@ -45,13 +45,15 @@ impl Sign {
             (Outline::Panel, white, black, black),
         ]);
         let size = rng.range(0.3, 0.45);
-        let half = if outline == Outline::Panel { [size * 0.85, size * rng.range(0.85, 1.3)] } else { [size, size] };
+        let half =
+            if outline == Outline::Panel { [size * 0.85, size * rng.range(0.85, 1.3)] } else { [size, size] };
         Self { board, outline, half, face, rim, ink, seed: rng.seed32() }.sprite()
     }
 
     /// A panel with writing: directions or a street's name.
     pub(in crate::synth) fn panel(rng: &mut Rng, board: Board, half: [f32; 2]) -> Sprite {
-        let face = rng.pick(&[Rgb(0.01, 0.13, 0.05), Rgb(0.015, 0.07, 0.33), Rgb::grey(0.7), Rgb(0.62, 0.42, 0.03)]);
+        let face =
+            rng.pick(&[Rgb(0.01, 0.13, 0.05), Rgb(0.015, 0.07, 0.33), Rgb::grey(0.7), Rgb(0.62, 0.42, 0.03)]);
         let light = face.1 > 0.3;
         let ink = if light { Rgb::grey(0.03) } else { Rgb::grey(0.75) };
         Self { board, outline: Outline::Panel, half, face, rim: ink, ink, seed: rng.seed32() }.sprite()
@@ -95,7 +97,11 @@ impl Sign {
             let line = (y * self.half[1] / 0.16 + 100.0).fract();
             return x.abs() < 0.85
                 && line < 0.55
-                && cell(self.seed, (x * self.half[0] / 0.07).floor() as i32, (y * self.half[1] / 0.04).floor() as i32) > 0.42;
+                && cell(
+                    self.seed,
+                    (x * self.half[0] / 0.07).floor() as i32,
+                    (y * self.half[1] / 0.04).floor() as i32,
+                ) > 0.42;
         }
         match self.seed % 4 {
             0 => y.abs() < 0.14 && x.abs() < 0.55,
@@ -103,7 +109,10 @@ impl Sign {
             2 => (x - y).abs() < 0.16 && x.abs() < 0.45,
             _ => {
                 let digit = (x * 2.2).abs();
-                y.abs() < 0.42 && digit > 0.18 && digit < 0.95 && cell(self.seed, (x * 6.0) as i32, (y * 5.0) as i32) > 0.35
+                y.abs() < 0.42
+                    && digit > 0.18
+                    && digit < 0.95
+                    && cell(self.seed, (x * 6.0) as i32, (y * 5.0) as i32) > 0.35
             }
         }
     }
@@ -135,7 +144,9 @@ impl Signal {
             return None;
         }
         let mut light = self.housing * look.light([0.0, 0.2, -0.98], self.board.sunlit);
-        for (index, colour) in [Rgb(1.0, 0.06, 0.03), Rgb(1.0, 0.5, 0.04), Rgb(0.1, 0.95, 0.4)].into_iter().enumerate() {
+        for (index, colour) in
+            [Rgb(1.0, 0.06, 0.03), Rgb(1.0, 0.5, 0.04), Rgb(0.1, 0.95, 0.4)].into_iter().enumerate()
+        {
             let dy = y - (1.0 - index as f32) * 0.31;
             if x * x + dy * dy < 0.0155 {
                 let core = 1.0 - 12.0 * (x * x + dy * dy);

@@ -25,7 +25,11 @@ pub(in crate::synth) struct Ink {
 impl Stroke {
     /// A stroke between two pixels; what is thinner than a pixel is drawn one pixel wide so that it stays whole.
     pub(in crate::synth) fn sprite(
-        from: [f32; 2], to: [f32; 2], widths: [f32; 2], depth: f32, ink: Ink,
+        from: [f32; 2],
+        to: [f32; 2],
+        widths: [f32; 2],
+        depth: f32,
+        ink: Ink,
     ) -> Sprite {
         let half = widths.map(|w| 0.5 * w.max(1.0));
         let widest = half[0].max(half[1]);
@@ -35,7 +39,15 @@ impl Stroke {
             columns: [pixel(from[0].min(to[0]) - reach), pixel(from[0].max(to[0]) + reach) + 1],
             rows: [pixel(from[1].min(to[1]) - reach), pixel(from[1].max(to[1]) + reach) + 1],
             depth,
-            shape: Shape::Stroke(Self { from, to, half, depth, class: ink.class, albedo: ink.albedo, sunlit: ink.sunlit }),
+            shape: Shape::Stroke(Self {
+                from,
+                to,
+                half,
+                depth,
+                class: ink.class,
+                albedo: ink.albedo,
+                sunlit: ink.sunlit,
+            }),
         }
     }
 

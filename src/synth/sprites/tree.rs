@@ -49,7 +49,13 @@ impl Tree {
     }
 
     /// A bush or a piece of hedge.
-    pub(in crate::synth) fn bush(rng: &mut Rng, look: &Look, board: Board, width: f32, height: f32) -> Sprite {
+    pub(in crate::synth) fn bush(
+        rng: &mut Rng,
+        look: &Look,
+        board: Board,
+        width: f32,
+        height: f32,
+    ) -> Sprite {
         let mut balls = Vec::new();
         let count = 3 + (width * 2.0) as u32;
         for i in 0..count.min(14) {
@@ -98,7 +104,8 @@ impl Tree {
     }
 
     fn leaves(&self, look: &Look, x: f32, h: f32, [nx, nh]: [f32; 2], ragged: f32, fine: f32) -> Hit {
-        let leafy = if self.board.pixel() < 0.06 { noise(self.seed ^ 2, x * 31.0, h * 31.0) - 0.5 } else { 0.0 };
+        let leafy =
+            if self.board.pixel() < 0.06 { noise(self.seed ^ 2, x * 31.0, h * 31.0) - 0.5 } else { 0.0 };
         let front = (1.0 - nx * nx - nh * nh).max(0.05).sqrt();
         let normal = unit([nx + 1.6 * fine, nh + 0.35 + 1.4 * ragged + leafy, -front]);
         let tone = (0.78 + 1.0 * ragged + 0.7 * fine + 0.5 * leafy).max(0.16);
@@ -117,13 +124,20 @@ impl Tree {
             return None;
         }
         let groove = 0.7 + 0.6 * noise(self.seed ^ 4, x * 26.0, h * 5.0);
-        let light = self.bark * look.light([across, 0.0, -(1.0 - across * across).sqrt()], self.board.sunlit) * groove;
+        let light = self.bark
+            * look.light([across, 0.0, -(1.0 - across * across).sqrt()], self.board.sunlit)
+            * groove;
         Some(Hit { class: Class::Vegetation, light: look.haze(light, self.board.depth) })
     }
 }
 
 fn leaf(rng: &mut Rng, look: &Look) -> Rgb {
-    let green = rng.pick(&[Rgb(0.09, 0.17, 0.035), Rgb(0.06, 0.13, 0.04), Rgb(0.13, 0.19, 0.05), Rgb(0.08, 0.12, 0.055)]);
+    let green = rng.pick(&[
+        Rgb(0.09, 0.17, 0.035),
+        Rgb(0.06, 0.13, 0.04),
+        Rgb(0.13, 0.19, 0.05),
+        Rgb(0.08, 0.12, 0.055),
+    ]);
     let autumn = rng.pick(&[Rgb(0.42, 0.22, 0.03), Rgb(0.36, 0.11, 0.03), Rgb(0.38, 0.30, 0.06)]);
     let turned = rng.unit() < look.autumn;
     let share = if turned { rng.range(0.5, 1.0) } else { 0.0 };

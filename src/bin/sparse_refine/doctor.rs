@@ -1,0 +1,114 @@
+//! `sparse_refine doctor`: which backends work here, and for each that does not, the step that failed and what to do.
+
+use serde_json::json;
+use sparse_refine::bundle::Bundle;
+use sparse_refine::config::{BackendChoice, Config};
+use sparse_refine::plan::Plan;
+use sparse_refine::start::{cuda_state, start};
+use sparse_refine::types::Mode;
+
+use crate::args::DoctorArgs;
+use crate::exit::Failure;
+
+struct Finding {
+    what: &'static str,
+    works: bool,
+    says: String,
+}
+
+pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
+    let mut findings = vec![
+        Finding { what: "cpu", works: true, says: processor() },
+        Finding {
+            what: "onnx rten",
+            works: cfg!(feature = "onnx-rten"),
+            says: in_build(cfg!(feature = "onnx-rten"), "onnx-rten"),
+        },
+        Finding {
+            what: "onnx ort",
+            works: cfg!(feature = "onnx-ort") && std::env::var_os("ORT_DYLIB_PATH").is_some(),
+            says: match (cfg!(feature = "onnx-ort"), std::env::var("ORT_DYLIB_PATH")) {
+                (true, Ok(path)) => format!("in this build, library {path}"),
+                (true, Err(_)) => "in this build; set ORT_DYLIB_PATH to libonnxruntime.so".to_owned(),
+                (false, _) => in_build(false, "onnx-ort"),
+            },
+        },
+        Finding { what: "cuda", works: false, says: cuda_state().to_owned() },
+        Finding { what: "tensorrt", works: false, says: cuda_state().to_owned() },
+    ];
+    let mut failure = None;
+    if let Some(model) = &args.model {
+        let checked = check_model(model);
+        let (works, says) = match checked {
+            Ok(says) => (true, says),
+            Err(error) => {
+                let says = error.to_string();
+                failure = Some(error);
+                (false, says)
+            }
+        };
+        findings.push(Finding { what: "model", works, says });
+    }
+    if json {
+        let entry = |f: &Finding| json!({ "what": f.what, "works": f.works, "says": f.says });
+        crate::print(
+            &json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "findings": findings.iter().map(entry).collect::<Vec<_>>(),
+            })
+            .to_string(),
+        );
+    } else {
+        let line =
+            |f: &Finding| format!("{:<10} {:<4} {}\n", f.what, if f.works { "yes" } else { "no" }, f.says);
+        crate::print(&findings.iter().map(line).collect::<String>());
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn in_build(present: bool, feature: &str) -> String {
+    if present {
+        "in this build".to_owned()
+    } else {
+        format!("not in this build: rebuild with `--features {feature}`")
+    }
+}
+
+fn processor() -> String {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{threads} threads, {}", instruction_sets())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_sets() -> String {
+    let found = [
+        ("sse2", true),
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+    ];
+    found.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_sets() -> String {
+    std::env::consts::ARCH.to_owned()
+}
+
+/// Loads a bundle as a run would, networks included.
+fn check_model(dir: &std::path::Path) -> Result<String, Failure> {
+    let bundle = Bundle::load(dir)?;
+    let refines = bundle.manifest.refiner.is_some();
+    let mode = if refines { Mode::Refined } else { Mode::Coarse };
+    let config = Config { backend: BackendChoice::Cpu, mode, ..Config::default() };
+    start(Plan::new(&config, &bundle)?, config.backend)?;
+    let manifest = &bundle.manifest;
+    let [width, height] = manifest.segmenter.size;
+    let dense = if manifest.dense.is_some() { ", dense" } else { "" };
+    let modes = if refines { "coarse, refined" } else { "coarse" };
+    Ok(format!(
+        "`{}`: {} classes, segmenter {width}x{height}, modes {modes}{dense}",
+        manifest.name,
+        manifest.classes.len()
+    ))
+}

@@ -1,0 +1,114 @@
+//! `sparse_refine synth`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use sparse_refine::bag::{BagError, BagWriter, Compression, IMAGE, ImageMsg, Qos};
+use sparse_refine::synth::{Scene, SceneSpec, Series, render, write_folder};
+use sparse_refine::types::{Size, Stamp};
+
+use crate::args::{SynthArgs, SynthFormat};
+use crate::exit::{FILES, Failure, USAGE};
+
+/// Names of the cameras, by their direction; see `SceneSpec::camera`.
+const CAMERAS: [&str; 4] = ["front", "left", "right", "front_tele"];
+/// Stamp of the first frame: a fixed day, so that the same command makes the same bag.
+const START_NS: i64 = 1_700_000_000_000_000_000;
+
+pub(crate) fn run(args: &SynthArgs, json: bool) -> Result<(), Failure> {
+    if !(args.fps.is_finite() && args.fps > 0.0) {
+        return Err(Failure::new(USAGE, format!("--fps is {}, it must be above 0", args.fps)));
+    }
+    if args.scenes > 1 && args.format == SynthFormat::Bag {
+        return Err(Failure::new(USAGE, "a recording shows one scene; use --format images with --scenes"));
+    }
+    make_room(&args.out, args.force)?;
+    match args.format {
+        SynthFormat::Bag => write_bag(args).map_err(|error| Failure::new(FILES, error))?,
+        SynthFormat::Images => write_folder(
+            &args.out,
+            &Series {
+                size: args.size,
+                first_seed: args.seed,
+                scenes: args.scenes,
+                cameras: args.cameras,
+                frames: args.frames,
+            },
+        )
+        .map_err(|error| Failure::new(FILES, error))?,
+    }
+    let images = u64::from(args.frames) * u64::from(args.cameras) * u64::from(args.scenes);
+    if json {
+        crate::print(
+            &json!({ "out": args.out, "images": images, "size": args.size.to_string() }).to_string(),
+        );
+    } else {
+        crate::print(&format!("{images} images of {} with labels: {}", args.size, args.out.display()));
+    }
+    Ok(())
+}
+
+/// Refuses a folder with something in it, unless forced; then it goes if it is a bag of ours.
+fn make_room(out: &Path, force: bool) -> Result<(), Failure> {
+    let occupied = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied && !force {
+        let message =
+            format!("the output folder is not empty; choose another or add --force: {}", out.display());
+        return Err(Failure::new(USAGE, message));
+    }
+    if occupied && out.join("metadata.yaml").is_file() {
+        let failed =
+            |why| Failure::new(FILES, format!("cannot remove the old bag ({why}): {}", out.display()));
+        fs::remove_dir_all(out).map_err(failed)?;
+    } else if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()) {
+        // The writer makes its own folder.
+        let _ = fs::remove_dir(out);
+    }
+    Ok(())
+}
+
+fn write_bag(args: &SynthArgs) -> Result<(), BagError> {
+    let mut bag = BagWriter::create(&args.out, Compression::None)?;
+    let mut topics = Vec::new();
+    for camera in 0..args.cameras as usize {
+        let name = match CAMERAS.get(camera) {
+            Some(name) => (*name).to_owned(),
+            None => format!("camera{camera}"),
+        };
+        let image = bag.add_topic(&format!("/camera/{name}/image_raw"), &IMAGE, Qos::BestEffort)?;
+        let label = bag.add_topic(&format!("/camera/{name}/label"), &IMAGE, Qos::Reliable)?;
+        topics.push((image, label, format!("camera_{name}")));
+    }
+    let mut cdr = Vec::new();
+    for frame in 0..args.frames {
+        let stamp_ns = START_NS + (f64::from(frame) / args.fps * 1e9).round() as i64;
+        for (camera, (image, label, frame_id)) in topics.iter().enumerate() {
+            let spec = SceneSpec { size: args.size, seed: args.seed, camera: camera as u32, frame };
+            let Scene { rgb, labels } = render(&spec);
+            message(args.size, stamp_ns, frame_id, "rgb8", &rgb).write(&mut cdr);
+            bag.write(*image, stamp_ns, &cdr)?;
+            message(args.size, stamp_ns, frame_id, "mono8", &labels.data).write(&mut cdr);
+            bag.write(*label, stamp_ns, &cdr)?;
+        }
+    }
+    bag.finish()
+}
+
+fn message<'a>(
+    size: Size,
+    stamp_ns: i64,
+    frame_id: &'a str,
+    encoding: &'a str,
+    data: &'a [u8],
+) -> ImageMsg<'a> {
+    ImageMsg {
+        stamp: Stamp::from_nanos(stamp_ns),
+        frame_id,
+        size,
+        encoding,
+        is_bigendian: false,
+        step: (data.len() / size.height as usize) as u32,
+        data,
+    }
+}

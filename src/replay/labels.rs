@@ -1,0 +1,125 @@
+//! The labels as a rosbag2 of their own: one label topic per camera, and the class names, latched.
+
+use std::path::Path;
+
+use crate::bag::{BagError, BagWriter, Compression, IMAGE, ImageMsg, Qos, STRING, TopicId, write_string};
+use crate::types::{ClassInfo, FrameReport, LabelImage};
+
+/// Writes labels as they come.
+pub(super) struct LabelBag {
+    writer: BagWriter,
+    /// Label topic of each camera.
+    topics: Vec<TopicId>,
+    /// Class names wait for the first log time.
+    info: Option<(Vec<TopicId>, String)>,
+    cdr: Vec<u8>,
+}
+
+impl LabelBag {
+    /// Makes the bag, with topics named as the live node names them.
+    pub(super) fn create(folder: &Path, names: &[String], classes: &[ClassInfo]) -> Result<Self, BagError> {
+        let mut writer = BagWriter::create(folder, Compression::Zstd)?;
+        let mut topics = Vec::new();
+        let mut infos = Vec::new();
+        for name in names {
+            let output = format!("/sparse_refine/output/{name}");
+            topics.push(writer.add_topic(&format!("{output}/label"), &IMAGE, Qos::Reliable)?);
+            infos.push(writer.add_topic(&format!("{output}/label_info_json"), &STRING, Qos::Latched)?);
+        }
+        Ok(Self { writer, topics, info: Some((infos, label_info(classes))), cdr: Vec::new() })
+    }
+
+    /// Appends the labels of a frame, with the frame's own header.
+    pub(super) fn write(
+        &mut self,
+        camera: usize,
+        report: &FrameReport,
+        frame_id: &str,
+        labels: &LabelImage,
+        log_time_ns: i64,
+    ) -> Result<(), BagError> {
+        if let Some((topics, info)) = self.info.take() {
+            write_string(&info, &mut self.cdr);
+            for topic in topics {
+                self.writer.write(topic, log_time_ns, &self.cdr)?;
+            }
+        }
+        let message = ImageMsg {
+            stamp: report.stamp,
+            frame_id,
+            size: labels.size,
+            encoding: "mono8",
+            is_bigendian: false,
+            step: labels.size.width,
+            data: &labels.data,
+        };
+        message.write(&mut self.cdr);
+        self.writer.write(self.topics[camera], log_time_ns, &self.cdr)
+    }
+
+    /// Completes the bag.
+    pub(super) fn finish(self) -> Result<(), BagError> {
+        self.writer.finish()
+    }
+}
+
+/// Names and colours of the label values, as JSON.
+fn label_info(classes: &[ClassInfo]) -> String {
+    let mut seen = std::collections::BTreeSet::new();
+    let classes: Vec<_> = classes
+        .iter()
+        .filter(|class| seen.insert(class.label))
+        .map(|class| serde_json::json!({ "id": class.label, "name": class.name, "colour": class.colour }))
+        .collect();
+    serde_json::json!({ "unlabelled": crate::types::UNLABELLED, "classes": classes }).to_string()
+}
+
+/// A name for each camera from its image topic: `/camera/front/image_raw` is `front`. Where two would be equal, all are
+/// named by their whole topic.
+pub fn camera_names(topics: &[String]) -> Vec<String> {
+    let short: Vec<String> = topics.iter().map(|topic| short_name(topic)).collect();
+    let mut distinct = short.clone();
+    distinct.sort();
+    distinct.dedup();
+    if distinct.len() == short.len() {
+        return short;
+    }
+    topics.iter().map(|topic| topic.trim_matches('/').replace('/', "_")).collect()
+}
+
+fn short_name(topic: &str) -> String {
+    let parts: Vec<&str> =
+        topic.split('/').filter(|part| !part.is_empty() && *part != "compressed").collect();
+    match parts[..] {
+        [] => "camera".to_owned(),
+        [only] => only.to_owned(),
+        [.., camera, last] if last.starts_with("image") => camera.to_owned(),
+        [.., last] => last.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(topics: &[&str]) -> Vec<String> {
+        camera_names(&topics.iter().map(|&topic| topic.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn cameras_are_named_by_their_topics() {
+        assert_eq!(
+            names(&["/camera/front/image_raw", "/camera/left/image_raw/compressed"]),
+            ["front", "left"]
+        );
+        assert_eq!(names(&["/a/front/image", "/b/front/image"]), ["a_front_image", "b_front_image"]);
+        assert_eq!(names(&["/image", "/", "/cam/rgb"]), ["image", "camera", "rgb"]);
+    }
+
+    #[test]
+    fn shared_labels_are_named_once() {
+        let class = |name: &str, label| ClassInfo { name: name.into(), colour: [1, 2, 3], label };
+        let info = label_info(&[class("car", 0), class("truck", 0), class("sky", 4)]);
+        assert!(info.contains("car") && info.contains("sky") && !info.contains("truck"), "{info}");
+    }
+}
