@@ -87,3 +87,45 @@ impl ResidualBlock {
         projection + self.conv1.multiply_adds(pairs) + self.conv2.multiply_adds(pairs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dense_reference::{Map, Mask, Random, residual};
+    use super::super::kernel_map::build_submanifold;
+    use super::super::sites::tests::sites_of;
+    use super::*;
+    use crate::bundle::refiner::{Bound, Features, RefinerSpec};
+    use crate::types::Size;
+
+    #[test]
+    fn blocks_equal_masked_dense_ones() {
+        let planes = vec![7, 3];
+        let spec =
+            RefinerSpec { classes: 2, planes, blocks: 1, features: Features::Rgb, bound: Bound::Image };
+        let mut random = Random::new(5);
+        let weights = random.weights(&spec);
+        let size = Size::new(21, 13);
+        let set: Vec<bool> = (0..size.pixels()).map(|i| i * 7 % 11 < 6).collect();
+        let sites = sites_of(size, &set);
+        let mask = Mask { height: 13, width: 21, set };
+        let mut neighbours = Vec::new();
+        build_submanifold(&sites, &mut neighbours);
+
+        let level = &weights.levels[0];
+        let project = &level.descent.as_ref().unwrap().post[0];
+        for (name, block, inputs) in [("same", &level.pre[0], 7), ("project", project, 14)] {
+            let x = random.vector(sites.len() * inputs, -1.0, 1.0);
+            let expected = residual(&Map::scatter(&mask, inputs, &x), &mask, block).gather(&mask);
+            let packed = ResidualBlock::new(block);
+            let mut y = vec![f32::NAN; sites.len() * 7];
+            packed.run(&neighbours, &x, &mut y, &mut Scratch::default());
+            let worst = y.iter().zip(&expected).map(|(&y, e)| (f64::from(y) - e).abs()).fold(0.0, f64::max);
+            assert!(worst < 1e-5, "{name}: {worst}");
+            if name == "same" {
+                let mut in_place = x.clone();
+                packed.run_in_place(&neighbours, &mut in_place, &mut Scratch::default());
+                assert_eq!(in_place, y);
+            }
+        }
+    }
+}

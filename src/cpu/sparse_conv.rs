@@ -364,7 +364,7 @@ mod tests {
             let (mut host, mut plain) = (vec![0.0; sites * 21], vec![0.0; sites * 21]);
             let tile = Tile { gather: Gather::Same, input: &x, first: 0, order: &order, taps: &[0] };
             tile::run(&conv, tile, &mut host, Finish::Store);
-            tile::run_portable::<2, false>(&conv, tile, &mut plain, Finish::Store);
+            tile::run_portable(&conv, tile, &mut plain, Finish::Store);
             for (a, b) in host.iter().zip(&plain) {
                 assert!((a - b).abs() < 1e-5, "{sites} sites: {a} {b}");
             }

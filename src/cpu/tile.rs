@@ -29,7 +29,7 @@ pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish:
     {
         #[allow(unsafe_code, reason = "calling code compiled for instructions that were just found")]
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the host has AVX-512F, and with it AVX2 and FMA.
+            // SAFETY: the host has AVX-512F.
             return unsafe { run_avx512(conv, tile, output, finish) };
         }
         #[allow(unsafe_code, reason = "as above")]
@@ -38,28 +38,47 @@ pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish:
             return unsafe { run_avx2(conv, tile, output, finish) };
         }
     }
-    run_portable::<2, false>(conv, tile, output, finish);
+    run_portable(conv, tile, output, finish);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn run_avx512(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    run_portable::<12, true>(conv, tile, output, finish);
+/// Two sites of sixteen channels fill the sixteen registers of SSE2 by half.
+pub(super) fn run_portable(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
+    run_tiles::<2>(conv, tile, output, finish, accumulate::<2, false>);
 }
 
+/// Six sites take twelve of sixteen registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    run_portable::<6, true>(conv, tile, output, finish);
+    // Not inlined into the loop over taps, where the optimiser forgets that the rows are equally long.
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    fn accumulate_avx2(sums: &mut [[f32; PANEL]; 6], rows: &[&[f32]; 6], weights: &[f32]) {
+        accumulate::<6, true>(sums, rows, weights);
+    }
+    run_tiles::<6>(conv, tile, output, finish, |sums, rows, weights| accumulate_avx2(sums, rows, weights));
+}
+
+/// Twelve sites take twelve of thirty-two registers; more would not find a general register for each row's address.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn run_avx512(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    fn accumulate_avx512(sums: &mut [[f32; PANEL]; 12], rows: &[&[f32]; 12], weights: &[f32]) {
+        accumulate::<12, true>(sums, rows, weights);
+    }
+    run_tiles::<12>(conv, tile, output, finish, |sums, rows, weights| accumulate_avx512(sums, rows, weights));
 }
 
 /// Tiles of `SITES` sites by [`PANEL`] channels; a panel's weights stay in cache for the whole chunk.
 #[inline(always)]
-pub(super) fn run_portable<const SITES: usize, const FMA: bool>(
+fn run_tiles<const SITES: usize>(
     conv: &SparseConv,
     tile: Tile<'_>,
     output: &mut [f32],
     finish: Finish,
+    accumulate: impl Fn(&mut [[f32; PANEL]; SITES], &[&[f32]; SITES], &[f32]),
 ) {
     let Tile { gather, input, first, order, taps } = tile;
     let (inputs, outputs) = (conv.inputs(), conv.outputs());
@@ -79,7 +98,7 @@ pub(super) fn run_portable<const SITES: usize, const FMA: bool>(
                     }
                 }
                 if present {
-                    accumulate::<SITES, FMA>(&mut sums, rows, conv.panel(panel, tap));
+                    accumulate(&mut sums, &rows, conv.panel(panel, tap));
                 }
             }
             for (sum, &site) in sums.iter().zip(sites) {
@@ -98,7 +117,7 @@ pub(super) fn run_portable<const SITES: usize, const FMA: bool>(
 #[inline(always)]
 fn accumulate<const SITES: usize, const FMA: bool>(
     sums: &mut [[f32; PANEL]; SITES],
-    rows: [&[f32]; SITES],
+    rows: &[&[f32]; SITES],
     weights: &[f32],
 ) {
     let (weights, _) = weights.as_chunks::<PANEL>();
