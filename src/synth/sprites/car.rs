@@ -84,8 +84,8 @@ impl Car {
 
     fn new(rng: &mut Rng, u: f32, depth: f32, heading: Heading, sunlit: f32) -> Self {
         let kind = rng.unit();
-        let boxy = kind > 0.84;
-        let bus = kind > 0.965;
+        let boxy = kind > 0.87;
+        let bus = kind > 0.975;
         let (length, width, belt, roof) = if bus {
             (10.5, 2.5, 1.25, 3.0)
         } else if boxy {

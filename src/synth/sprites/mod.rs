@@ -57,7 +57,7 @@ impl Sprite {
         let flat = |hit| (self.depth, hit);
         match &self.shape {
             Shape::Stroke(shape) => Some(flat(shape.sample(look, column, row))),
-            Shape::Tree(shape) => shape.sample(look, column, row).map(flat),
+            Shape::Tree(shape) => shape.sample(look, column, row),
             Shape::Sign(shape) => shape.sample(look, column, row).map(flat),
             Shape::Signal(shape) => shape.sample(look, column, row).map(flat),
             Shape::Car(shape) => shape.sample(camera, look, column, row),

@@ -13,6 +13,8 @@ pub(in crate::synth) struct Tree {
     bark: Rgb,
     leaf: Rgb,
     thin: f32,
+    /// How far the crown bulges towards the camera.
+    bulge: f32,
     seed: u32,
 }
 
@@ -42,10 +44,12 @@ impl Tree {
             bark: Rgb(0.085, 0.065, 0.048) * rng.range(0.7, 1.8),
             leaf: leaf(rng, look),
             thin: rng.range(-0.05, 0.12),
+            bulge: (0.8 * radius).min(0.4 * board.depth),
             seed: rng.seed32(),
         };
-        let reach = radius * 1.5;
-        board.sprite([-reach, reach], [-0.1, height * 1.08], Shape::Tree(shape))
+        let (reach, nearest) = (radius * 1.8, board.depth - shape.bulge);
+        let sprite = board.sprite([-reach, reach], [-0.1, height * 1.12], Shape::Tree(shape));
+        Sprite { depth: nearest, ..sprite }
     }
 
     /// A bush or a piece of hedge.
@@ -71,13 +75,15 @@ impl Tree {
             bark: Rgb::default(),
             leaf: leaf(rng, look),
             thin: -0.12,
+            bulge: 0.0,
             seed: rng.seed32(),
         };
-        let reach = 0.5 * width + height * 0.7;
-        board.sprite([-reach, reach], [0.0, height * 1.15], Shape::Tree(shape))
+        let reach = 0.5 * width + height * 0.85;
+        board.sprite([-reach, reach], [0.0, height * 1.3], Shape::Tree(shape))
     }
 
-    pub(super) fn sample(&self, look: &Look, column: f32, row: f32) -> Option<Hit> {
+    /// The depth of leaf or bark at a pixel, and what it shows.
+    pub(super) fn sample(&self, look: &Look, column: f32, row: f32) -> Option<(f32, Hit)> {
         let (x, h) = self.board.at(column, row);
         if h < 0.0 {
             return None;
@@ -97,10 +103,10 @@ impl Tree {
             let fine = noise(self.seed ^ 1, x * 14.0, h * 14.0) - 0.5;
             let density = best + 1.5 * ragged + 0.7 * fine - self.thin;
             if density > 0.08 {
-                return Some(self.leaves(look, x, h, normal, ragged, fine));
+                return Some((self.board.depth - self.bulge, self.leaves(look, x, h, normal, ragged, fine)));
             }
         }
-        self.trunk_at(look, x, h)
+        self.trunk_at(look, x, h).map(|hit| (self.board.depth, hit))
     }
 
     fn leaves(&self, look: &Look, x: f32, h: f32, [nx, nh]: [f32; 2], ragged: f32, fine: f32) -> Hit {
