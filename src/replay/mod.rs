@@ -147,7 +147,6 @@ pub fn replay<B: Backend>(
         bag: options.bag.display().to_string(),
         model: options.model.clone(),
         backend: options.backend.clone(),
-        mode: plan.mode,
         threads: plan.threads,
         // With one frame in flight nothing runs while a frame is scored, and scoring is not what is measured.
         wall_s: if options.slots == 1 { wall_s - sink.sink_s } else { wall_s },

@@ -81,3 +81,49 @@ fn classes_json() -> String {
         classes.join(",\n")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &Path) -> (Size, png::ColorType, Vec<u8>) {
+        let file = std::io::BufReader::new(fs::File::open(path).expect("written"));
+        let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
+        let mut data = vec![0; reader.output_buffer_size().expect("a small image")];
+        let info = reader.next_frame(&mut data).expect("one frame");
+        data.truncate(info.buffer_size());
+        (Size::new(info.width, info.height), info.color_type, data)
+    }
+
+    #[test]
+    fn files_hold_the_rendered_scenes() {
+        let out = std::env::temp_dir().join(format!("synth_folder_{}", std::process::id()));
+        let size = Size::new(64, 48);
+        write_folder(&out, &Series { size, first_seed: 4, scenes: 2, cameras: 2, frames: 2 })
+            .expect("writable");
+        for (seed, camera, frame) in [(4, 0, 0), (5, 1, 1)] {
+            let scene = render(&SceneSpec { size, seed, camera, frame });
+            let name = format!("{seed}_{camera}_{frame}.png");
+            assert_eq!(read(&out.join("images").join(&name)), (size, png::ColorType::Rgb, scene.rgb));
+            assert_eq!(
+                read(&out.join("labels").join(&name)),
+                (size, png::ColorType::Grayscale, scene.labels.data)
+            );
+        }
+        assert_eq!(fs::read_dir(out.join("images")).expect("a folder").count(), 8);
+        let json = fs::read_to_string(out.join("classes.json")).expect("written");
+        assert!(json.starts_with("{\"num_classes\":13,\"ignore_id\":255,"), "{json}");
+        assert!(json.contains("{\"id\":8,\"name\":\"wire\",\"colour\":[0, 230, 230]}"), "{json}");
+        fs::remove_dir_all(&out).expect("ours");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let file = std::env::temp_dir().join(format!("synth_file_{}", std::process::id()));
+        fs::write(&file, "in the way").expect("writable");
+        let series = Series { size: Size::new(8, 8), first_seed: 0, scenes: 1, cameras: 1, frames: 1 };
+        let error = write_folder(&file, &series).expect_err("a file is no folder").to_string();
+        assert!(error.contains("synth_file_") && error.starts_with("cannot write"), "{error}");
+        fs::remove_file(&file).expect("ours");
+    }
+}

@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn uniform_values_fill_their_range() {
         let mut rng = Rng::keyed(1, &[]);
-        let values: Vec<f32> = (0..10_000).map(|_| rng.range(-2.0, 3.0)).collect();
+        let values: Vec<f32> = (0..100_000).map(|_| rng.range(-2.0, 3.0)).collect();
         assert!(values.iter().all(|v| (-2.0..3.0).contains(v)));
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         assert!((mean - 0.5).abs() < 0.05, "mean {mean}");

@@ -331,3 +331,26 @@ fn enter(planes: &[Plane], ray: Ray) -> Option<(f32, [f32; 3])> {
     }
     Some((first, face))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUBE: [Plane; 6] = [
+        ([1.0, 0.0, 0.0], 1.0),
+        ([-1.0, 0.0, 0.0], 1.0),
+        ([0.0, 1.0, 0.0], 1.0),
+        ([0.0, -1.0, 0.0], 1.0),
+        ([0.0, 0.0, 1.0], 1.0),
+        ([0.0, 0.0, -1.0], 1.0),
+    ];
+
+    #[test]
+    fn rays_enter_the_face_they_meet_first() {
+        let ray = |origin, step| Ray { origin, step };
+        assert_eq!(enter(&CUBE, ray([-5.0, 0.0, 0.0], [1.0, 0.0, 0.0])), Some((4.0, [-1.0, 0.0, 0.0])));
+        assert_eq!(enter(&CUBE, ray([0.0, 4.0, 0.5], [0.1, -1.0, 0.0])), Some((3.0, [0.0, 1.0, 0.0])));
+        assert_eq!(enter(&CUBE, ray([-5.0, 2.0, 0.0], [1.0, 0.0, 0.0])), None, "beside it");
+        assert_eq!(enter(&CUBE, ray([-5.0, 0.0, 0.0], [-1.0, 0.0, 0.0])), None, "away from it");
+    }
+}

@@ -101,3 +101,30 @@ impl Stroke {
         Hit { class: self.class, light: look.haze(light, self.depth) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stroke(from: [f32; 2], to: [f32; 2], width: f32) -> Sprite {
+        let ink = Ink { class: Class::Wire, albedo: Rgb::default(), sunlit: 1.0 };
+        Stroke::sprite(from, to, [width, width], 10.0, ink)
+    }
+
+    #[test]
+    fn strokes_thinner_than_a_pixel_stay_whole() {
+        for (to, width) in [([90.0, 40.0], 0.1), ([90.0, 12.0], 0.4), ([14.0, 80.0], 0.1)] {
+            let sprite = stroke([10.0, 10.0], to, width);
+            let mut covered = Vec::new();
+            for row in sprite.rows[0]..sprite.rows[1] {
+                let [from, end] = sprite.span(row as f32 + 0.5);
+                covered.extend((from..end).map(|column| (column, row)));
+            }
+            let steep = to[0] < 20.0;
+            for i in 11..if steep { 79 } else { 89 } {
+                let seen = covered.iter().filter(|(x, y)| if steep { *y == i } else { *x == i }).count();
+                assert!((1..=2).contains(&seen), "{to:?}: {seen} pixels at {i}");
+            }
+        }
+    }
+}
