@@ -1,7 +1,7 @@
 //! CDR of the few messages a recording is read and written with, parsed by hand so that pixels are borrowed.
 //!
-//! Plain CDR as ROS 2 sends it (OMG DDSI-RTPS 10.2): four bytes of encapsulation, then fields aligned to their own size,
-//! counted from the end of those four bytes; a string is its length with the final NUL, its bytes and the NUL.
+//! Plain CDR as ROS 2 sends it (OMG DDSI-RTPS 10.2): four bytes of encapsulation, then fields aligned to their own
+//! size, counted from the end of those four bytes; a string is its length with the final NUL, its bytes and the NUL.
 
 use crate::types::{FrameError, Size, Stamp};
 

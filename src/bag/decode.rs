@@ -26,8 +26,8 @@ pub struct CameraImage<'a> {
     pub frame_id: &'a str,
 }
 
-/// The image in a serialized message. Raw pixels stay where they are; decoded ones are put into `scratch`, whose memory
-/// is used again when it comes back with the next message.
+/// The image in a serialized message. Raw pixels stay where they are; decoded ones are put into `scratch`, whose
+/// memory is used again when it comes back with the next message.
 pub fn camera_image<'a>(
     camera: CameraId,
     kind: ImageKind,
@@ -82,7 +82,7 @@ fn decode(claimed: &str, data: &[u8], pixels: &mut Vec<u8>) -> Result<(Size, Pix
     }
 }
 
-fn failed(format: &str, why: impl ToString) -> FrameError {
+fn failed(format: &str, why: impl std::fmt::Display) -> FrameError {
     FrameError::Decode { format: format.to_owned(), why: why.to_string() }
 }
 
@@ -151,7 +151,7 @@ fn raw_labels(image: &ImageMsg<'_>) -> Result<LabelImage, FrameError> {
     };
     let step = image.step as usize;
     // As a mono8 image of the row's bytes, which has the same rules of size, step and data.
-    let row_bytes = size.width.checked_mul(bytes_per_label).unwrap_or(u32::MAX);
+    let row_bytes = size.width.saturating_mul(bytes_per_label);
     let bytes = Size::new(row_bytes, size.height);
     let (camera, format) = (CameraId::default(), PixelFormat::Mono8);
     Frame { camera, stamp: image.stamp, size: bytes, format, step, data }.check()?;
@@ -180,8 +180,8 @@ fn append_wide(row: &[u8], big_endian: bool, format: &str, labels: &mut Vec<u8>)
     Ok(())
 }
 
-/// Labels out of a PNG, exactly as stored: the `image` crate would replace palette indices by colours, and stretch samples
-/// of fewer than 8 bits.
+/// Labels out of a PNG, exactly as stored: the `image` crate would replace palette indices by colours, and stretch
+/// samples of fewer than 8 bits.
 fn png_labels(data: &[u8]) -> Result<LabelImage, FrameError> {
     let wrong = |error: png::DecodingError| failed("png", error);
     if !matches!(image::guess_format(data), Ok(ImageFormat::Png)) {

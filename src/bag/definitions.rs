@@ -31,7 +31,14 @@ macro_rules! with_header {
 pub const IMAGE: MessageType<'static> = MessageType {
     name: "sensor_msgs/msg/Image",
     definition: with_header!(
-        "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data\n"
+        "std_msgs/Header header
+uint32 height
+uint32 width
+string encoding
+uint8 is_bigendian
+uint32 step
+uint8[] data
+"
     ),
     hash: "RIHS01_d31d41a9a4c4bc8eae9be757b0beed306564f7526c88ea6a4588fb9582527d47",
 };

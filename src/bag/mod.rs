@@ -3,27 +3,23 @@
 //! [`Bag`] reads, [`write::BagWriter`] writes, [`cdr`] turns bytes into messages, [`decode`] messages into frames and
 //! label images, [`topics`] finds out which topics are cameras and which are their labels.
 
-mod cdr;
-mod decode;
-mod definitions;
-mod error;
+pub mod cdr;
+pub mod decode;
+pub mod definitions;
+pub mod error;
 mod folder;
 mod mcap;
 mod sqlite;
 mod storage;
-mod topics;
-mod write;
+pub mod topics;
+pub mod write;
 
 use std::path::{Path, PathBuf};
 
-pub use cdr::{CompressedMsg, ImageMsg, header, write_string};
-pub use decode::{CameraImage, camera_image, label_image};
-pub use definitions::{COMPRESSED_IMAGE, IMAGE, MessageType, Qos, STRING};
-pub use error::{BagError, Place};
+pub use error::BagError;
 use folder::Folder;
 use storage::{Storage, StorageMessages, is_zstd};
-pub use topics::{CameraTopics, ImageKind, ImageTopic, camera_topics};
-pub use write::{BagWriter, Compression, TopicId};
+use topics::ImageKind;
 
 use crate::types::FrameError;
 
@@ -57,20 +53,19 @@ impl Bag {
     ///
     /// Without `metadata.yaml` every file is opened to find its topics, which means unpacking compressed ones.
     pub fn open(path: &Path) -> Result<Self, BagError> {
-        let Folder { files, mut topics, mut warnings } = Folder::find(path)?;
+        let Folder { files, mut topics, warnings } = Folder::find(path)?;
         if topics.is_empty() {
-            let mut last_error = None;
+            let mut first_error = None;
             for file in &files {
-                match Storage::open(file) {
-                    Ok(storage) => merge(&mut topics, storage.topics()),
+                match Storage::open(file).and_then(Storage::into_topics) {
+                    Ok(found) => merge(&mut topics, found),
                     Err(error) => {
-                        warnings.push(error.to_string());
-                        last_error = Some(error);
+                        first_error.get_or_insert(error);
                     }
                 }
             }
-            // Reading will say of a damaged file among good ones what is wrong with it.
-            if let Some(error) = last_error.filter(|_| topics.is_empty()) {
+            // Among files with topics, a file without will be reported when its turn to be read comes.
+            if let Some(error) = first_error.filter(|_| topics.is_empty()) {
                 return Err(error);
             }
         }
@@ -147,7 +142,8 @@ fn merge(topics: &mut Vec<Topic>, more: Vec<Topic>) {
     }
 }
 
-/// A walk over the messages of a bag in log-time order, one file after the other. Holds the messages of one moment only.
+/// A walk over the messages of a bag in log-time order, one file after the other. Holds the messages of one moment
+/// only, and may be sent to another thread.
 #[derive(Debug)]
 pub struct Messages {
     /// Files not opened yet, the next last.
@@ -171,8 +167,8 @@ pub struct Message<'a> {
 impl Messages {
     /// The next message; `None` at the end.
     ///
-    /// An error says what is damaged. It comes once, and the next call goes on behind the damage: with the next readable
-    /// chunk, the next file, or the end.
+    /// An error says what is damaged. It comes once, and the next call goes on behind the damage: with the next
+    /// readable chunk, the next file, or the end.
     pub fn read(&mut self) -> Result<Option<Message<'_>>, BagError> {
         let (topic, log_time_ns) = loop {
             let Some(walk) = &mut self.walk else {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{BagError, Place};
@@ -25,70 +26,91 @@ pub(super) struct TopicRow {
 pub(super) struct SqliteFile {
     path: PathBuf,
     connection: Connection,
+    file_bytes: u64,
     pub(super) topics: Vec<TopicRow>,
+    /// Why it could not be opened as it should.
+    damage: Option<String>,
 }
 
 impl SqliteFile {
     /// Opens the file; `path` is how errors call it, which is another one for an unpacked file.
     pub(super) fn open(file: &Path, path: &Path) -> Result<Self, BagError> {
-        let mut opened = connect(file, false);
-        // A recorder's write-ahead log cannot be joined on a read-only file system, and need not be.
-        if matches!(sqlite_code(&opened), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) {
-            opened = connect(file, true);
-        }
-        let damaged =
-            matches!(sqlite_code(&opened), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
-        let (connection, topics) = opened.map_err(|error| {
-            let why = format!("{error}; the table of topics is lost");
-            if damaged {
-                BagError::damaged(path, Place::Message(0), why)
-            } else {
-                BagError::unreadable(path, error)
+        let mut damage = None;
+        let opened = connect(file, Access::Plain).or_else(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => connect(file, Access::Immutable),
+            Some(ErrorCode::DatabaseCorrupt) => {
+                damage = Some(error.to_string());
+                connect(file, Access::Damaged)
             }
+            _ => Err(error),
+        });
+        let (connection, topics) = opened.map_err(|error| match (&damage, error.sqlite_error_code()) {
+            (Some(why), _) => BagError::damaged(
+                path,
+                Place::Message(0),
+                format!("{why}; the table of topics is lost ({error})"),
+            ),
+            (None, Some(ErrorCode::NotADatabase)) => BagError::not_a_bag(path, error),
+            _ => BagError::unreadable(path, error),
         })?;
-        Ok(Self { path: path.to_owned(), connection, topics })
+        let file_bytes = file.metadata().map_err(|error| BagError::unreadable(path, error))?.len();
+        Ok(Self { path: path.to_owned(), connection, file_bytes, topics, damage })
     }
 
     /// Messages of the topics in log-time order.
     pub(super) fn messages(self, topics: &[String]) -> SqliteMessages {
-        let Self { path, connection, topics: rows } = self;
+        let Self { path, connection, file_bytes, topics: rows, damage } = self;
         let topic_of = |id: i64| {
             let name = &rows.iter().find(|row| row.id == id)?.name;
             topics.iter().position(|wanted| wanted == name)
         };
         let mut list = Vec::new();
-        let damage = list_messages(&connection, |id, topic_id, time| {
+        let listed = list_messages(&connection, |id, topic_id, time| {
             list.extend(topic_of(topic_id).map(|topic| Row { time, id, topic }));
-        })
-        .err()
-        .map(|error| error.to_string());
+        });
+        let damage = listed.err().map(|error| error.to_string()).or(damage);
         list.sort_by_key(|row| (row.time, row.id));
         list.reverse();
-        SqliteMessages { path, connection, list, damage, read: 0, lost: None, data: Vec::new() }
+        SqliteMessages { path, connection, file_bytes, list, damage, read: 0, lost: None, data: Vec::new() }
     }
 }
 
-fn sqlite_code<T>(result: &rusqlite::Result<T>) -> Option<ErrorCode> {
-    result.as_ref().err().and_then(rusqlite::Error::sqlite_error_code)
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Plain,
+    /// As a file that nobody writes, without locks and logs. A recorder's write-ahead log cannot be joined on a
+    /// read-only file system, and need not be.
+    Immutable,
+    /// With what sqlite does for those who repair a schema: it opens a file that is shorter than its header says.
+    Damaged,
 }
 
-/// Opens a database and reads its topics. An `immutable` file is taken as nobody else's, without locks and logs.
-fn connect(file: &Path, immutable: bool) -> rusqlite::Result<(Connection, Vec<TopicRow>)> {
+fn connect(file: &Path, access: Access) -> rusqlite::Result<(Connection, Vec<TopicRow>)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = if immutable {
-        let mut address = "file:".to_owned();
-        for character in file.to_string_lossy().chars() {
-            match character {
-                '%' | '?' | '#' => address += &format!("%{:02x}", u32::from(character)),
-                other => address.push(other),
-            }
-        }
-        Connection::open_with_flags(address + "?immutable=1", flags | OpenFlags::SQLITE_OPEN_URI)?
+    let connection = if access == Access::Immutable {
+        Connection::open_with_flags(immutable_address(file), flags | OpenFlags::SQLITE_OPEN_URI)?
     } else {
         Connection::open_with_flags(file, flags)?
     };
+    if access == Access::Damaged {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+    }
     let topics = read_topics(&connection)?;
     Ok((connection, topics))
+}
+
+fn immutable_address(file: &Path) -> String {
+    let mut address = "file:".to_owned();
+    for character in file.to_string_lossy().chars() {
+        match character {
+            '%' => address += "%25",
+            '?' => address += "%3f",
+            '#' => address += "%23",
+            other => address.push(other),
+        }
+    }
+    address + "?immutable=1"
 }
 
 fn read_topics(connection: &Connection) -> rusqlite::Result<Vec<TopicRow>> {
@@ -125,6 +147,7 @@ struct Row {
 pub(super) struct SqliteMessages {
     path: PathBuf,
     connection: Connection,
+    file_bytes: u64,
     /// Messages not read yet, the earliest last.
     list: Vec<Row>,
     /// Why the list is not complete.
@@ -136,8 +159,8 @@ pub(super) struct SqliteMessages {
 }
 
 impl SqliteMessages {
-    /// Goes to the next message and returns its topic (index into those asked for) and log time. Rows that cannot be read
-    /// are passed over and reported together at the end.
+    /// Goes to the next message and returns its topic (index into those asked for) and log time. Rows that cannot be
+    /// read are passed over and reported together at the end.
     pub(super) fn advance(&mut self) -> Result<Option<(usize, i64)>, BagError> {
         while let Some(Row { time, id, topic }) = self.list.pop() {
             match self.fetch(id) {
@@ -169,7 +192,32 @@ impl SqliteMessages {
     fn fetch(&mut self, id: i64) -> Result<(), String> {
         let blob = self.connection.blob_open(c"main", c"messages", c"data", id, true);
         let blob = blob.map_err(|error| error.to_string())?;
+        // A length beyond the file must not become an allocation.
+        if blob.len() as u64 > self.file_bytes {
+            return Err(format!("it claims {} bytes, more than the file has", blob.len()));
+        }
         self.data.resize(blob.len(), 0);
         blob.read_at_exact(&mut self.data, 0).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_immutable_file_of_any_name_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("50%? #1.db3");
+        let connection = Connection::open(&file).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE topics(id, name, type, serialization_format);
+                 INSERT INTO topics VALUES (1, '/a', 'std_msgs/msg/String', 'cdr');",
+            )
+            .unwrap();
+        drop(connection);
+        let (_, topics) = connect(&file, Access::Immutable).unwrap();
+        assert_eq!((topics.len(), topics[0].name.as_str()), (1, "/a"));
     }
 }

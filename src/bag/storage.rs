@@ -63,8 +63,16 @@ impl Storage {
         Ok(Self { format, unpacked })
     }
 
-    /// Topics of the file, with numbers of messages where finding out is cheap.
-    pub(super) fn topics(&self) -> Vec<Topic> {
+    /// Topics of the file, with numbers of messages where finding out is cheap. A damaged file without any is an error.
+    pub(super) fn into_topics(self) -> Result<Vec<Topic>, BagError> {
+        let topics = self.topics();
+        if topics.is_empty() {
+            self.messages(&[]).advance()?;
+        }
+        Ok(topics)
+    }
+
+    fn topics(&self) -> Vec<Topic> {
         match &self.format {
             Format::Mcap(file) => file
                 .channels()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use mcap::records::MessageHeader;
@@ -65,6 +65,8 @@ impl BagWriter {
             .profile("ros2")
             .library(concat!("sparse_refine ", env!("CARGO_PKG_VERSION")))
             .compression(compression)
+            // A second checksum over what the chunks' checksums cover.
+            .calculate_data_section_crc(false)
             // The same bytes on every machine, and the cores are busy with other things.
             .compression_threads(0);
         let writer = options.create(BufWriter::new(file)).map_err(|error| unwritable(&error))?;
@@ -110,12 +112,14 @@ impl BagWriter {
 
     /// Writes the index and `metadata.yaml`, which make the bag complete.
     pub fn finish(mut self) -> Result<(), BagError> {
-        let unwritable = |error: &dyn std::fmt::Display| BagError::unwritable(&self.folder, error);
+        let (folder, metadata) = (self.folder.clone(), self.metadata());
+        let unwritable = |error: &dyn std::fmt::Display| BagError::unwritable(&folder, error);
         self.writer.finish().map_err(|error| unwritable(&error))?;
+        self.writer.into_inner().flush().map_err(|error| unwritable(&error))?;
         // Under another name first: half a description must never be taken for a whole one.
-        let temporary = self.folder.join("metadata.yaml.tmp");
-        fs::write(&temporary, self.metadata()).map_err(|error| unwritable(&error))?;
-        fs::rename(&temporary, self.folder.join(METADATA)).map_err(|error| unwritable(&error))
+        let temporary = folder.join("metadata.yaml.tmp");
+        fs::write(&temporary, metadata).map_err(|error| unwritable(&error))?;
+        fs::rename(&temporary, folder.join(METADATA)).map_err(|error| unwritable(&error))
     }
 
     fn metadata(&self) -> String {

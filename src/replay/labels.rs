@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::bag::{BagError, BagWriter, Compression, IMAGE, ImageMsg, Qos, STRING, TopicId, write_string};
+use crate::bag::BagError;
+use crate::bag::cdr::{ImageMsg, write_string};
+use crate::bag::definitions::{IMAGE, Qos, STRING};
+use crate::bag::write::{BagWriter, Compression, TopicId};
 use crate::types::{ClassInfo, FrameReport, LabelImage};
 
 /// Writes labels as they come.

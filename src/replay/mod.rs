@@ -10,7 +10,8 @@ use std::time::Instant;
 
 pub use labels::camera_names;
 
-use crate::bag::{Bag, BagError, camera_topics};
+use crate::bag::topics::camera_topics;
+use crate::bag::{Bag, BagError};
 use crate::eval::{EntropyGrid, ModelFacts, Outcome as RowOutcome, Panel, Report, RunFacts, Scorer, Summary};
 use crate::pipeline::{
     self, Admission, Backend, Extras, FrameOutputs, Outcome, RunError, RunSettings, StageError,

@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::bag::{Bag, BagError, CameraTopics, ImageKind, Messages, camera_image, header};
+use crate::bag::cdr::header;
+use crate::bag::decode::camera_image;
+use crate::bag::topics::{CameraTopics, ImageKind};
+use crate::bag::{Bag, BagError, Messages};
 use crate::cpu::pixels::to_rgb8;
 use crate::pipeline::Payload;
 use crate::types::{CameraId, Frame, FrameError, Size, Stamp};

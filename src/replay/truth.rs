@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use super::source::Camera;
-use crate::bag::{Bag, BagError, ImageKind, Messages, header, label_image};
+use crate::bag::cdr::header;
+use crate::bag::decode::label_image;
+use crate::bag::topics::ImageKind;
+use crate::bag::{Bag, BagError, Messages};
 use crate::types::{CameraId, LabelImage, Stamp};
 
 /// How far a label may lie from its image in the recording, in nanoseconds of log time.

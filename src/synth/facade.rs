@@ -2,7 +2,7 @@
 
 use super::colour::Rgb;
 use super::look::Look;
-use super::rng::{cell, fractal, noise};
+use super::rng::{cell, fract, fractal, noise};
 use super::street::{Building, Style};
 
 /// A point of a wall, in metres along it and above the ground, and the metres a pixel covers there.
@@ -37,14 +37,14 @@ pub(super) fn roofline(building: &Building, a: f32, front: bool) -> f32 {
 
 /// Colour of a point of the wall.
 pub(super) fn wall(look: &Look, building: &Building, p: WallPoint) -> WallColour {
-    let surface = surface(building, p);
     if p.h > building.height {
         return plain(roof(building, p));
     }
     let cornice = building.height - p.h;
     if cornice < 0.45 {
-        return plain(building.trim * if cornice > 0.37 || cornice < 0.08 { 0.6 } else { 1.0 });
+        return plain(building.trim * if (0.08..=0.37).contains(&cornice) { 1.0 } else { 0.6 });
     }
+    let surface = surface(building, p);
     if p.h < GROUND_FLOOR && building.style != Style::House {
         return ground_floor(look, building, p, surface);
     }
@@ -71,7 +71,7 @@ fn roof(building: &Building, p: WallPoint) -> Rgb {
 fn surface(building: &Building, p: WallPoint) -> Rgb {
     let dirt = 0.82 + 0.36 * fractal(building.seed, p.a * 0.35, p.h * 0.22, 3);
     let streak = 0.93 + 0.14 * noise(building.seed ^ 2, p.a * 3.0, p.h * 0.3);
-    let fine = 1.0 + 0.16 * fade(p, 0.03) * (noise(building.seed ^ 3, p.a * 28.0, p.h * 28.0) - 0.5);
+    let fine = 1.0 + vary(0.16 * fade(p, 0.03), || noise(building.seed ^ 3, p.a * 28.0, p.h * 28.0));
     let tone = dirt * streak * fine;
     match building.style {
         Style::Brick => {
@@ -212,6 +212,7 @@ fn fade(p: WallPoint, size: f32) -> f32 {
     (1.6 - p.pixel_a.max(p.pixel_h) / size).clamp(0.0, 1.0)
 }
 
-fn fract(x: f32) -> f32 {
-    x - x.floor()
+/// `amount` of a texture, centred on 0; a texture too fine to show is not computed.
+fn vary(amount: f32, texture: impl FnOnce() -> f32) -> f32 {
+    if amount > 0.0 { amount * (texture() - 0.5) } else { 0.0 }
 }

@@ -4,7 +4,7 @@ use super::camera::Camera;
 use super::classes::Class;
 use super::colour::Rgb;
 use super::look::Look;
-use super::rng::{Rng, cell, fractal, noise, smoothstep};
+use super::rng::{Rng, cell, fract, fractal, noise, smoothstep};
 use super::street::{KERB_HEIGHT, KERB_WIDTH, Lots, Street};
 
 /// Colours of the ground of a seed.
@@ -127,10 +127,10 @@ impl Ground {
     fn raised(&self, street: &Street, lots: &Lots, row: &GroundRow, u: f32, s: f32) -> (Class, Rgb) {
         let out = u.abs() - street.half;
         // Kerb stones follow the carriageway round the corner.
-        let into = street.into_block(s);
+        let into = street.past_crossing(s);
         let edge = out.min(into - street.cross).min(street.period - into);
         let fine = fade(row, 0.02);
-        let grain = 1.0 + fine * 0.5 * (noise(self.seed, u * 40.0, s * 40.0) - 0.5);
+        let grain = 1.0 + vary(fine * 0.5, || noise(self.seed, u * 40.0, s * 40.0));
         if edge < KERB_WIDTH {
             let joint = if fine > 0.0 && fract(s) < 0.03 { 0.7 } else { 1.0 };
             return (Class::Kerb, self.stone * (grain * joint * 1.15));
@@ -160,17 +160,17 @@ impl Ground {
         let fine = fade(row, 0.05).max(0.0);
         let dark = if fu < gap + 0.5 * row.across || fs < gap { 1.0 - 0.45 * fine } else { 1.0 };
         let coarse = fade(row, w * 0.6);
-        let tint = 1.0 + coarse * 0.24 * (cell(self.seed ^ 9, lane as i32, shifted.floor() as i32) - 0.5);
+        let tint = 1.0 + vary(coarse * 0.24, || cell(self.seed ^ 9, lane as i32, shifted.floor() as i32));
         (dark, tint)
     }
 
     fn grass_at(&self, row: &GroundRow, u: f32, s: f32) -> Rgb {
         let broad = fractal(self.seed ^ 11, u * 0.5, s * 0.5, 3);
-        let blades = noise(self.seed ^ 12, u * 30.0, s * 11.0) - 0.5;
-        let clumps = noise(self.seed ^ 13, u * 6.0, s * 4.0) - 0.5;
+        let blades = vary(1.1 * fade(row, 0.05), || noise(self.seed ^ 12, u * 30.0, s * 11.0));
+        let clumps = vary(0.6 * fade(row, 0.3), || noise(self.seed ^ 13, u * 6.0, s * 4.0));
         let dry = smoothstep(0.5, 0.8, broad);
         let green = self.grass.towards(Rgb(0.22, 0.19, 0.08), dry * 0.6);
-        green * (1.0 + 1.1 * fade(row, 0.05) * blades + 0.6 * fade(row, 0.3) * clumps)
+        green * (1.0 + blades + clumps)
     }
 
     fn carriageway(&self, street: &Street, row: &GroundRow, u: f32, s: f32) -> (Class, Rgb) {
@@ -180,7 +180,7 @@ impl Ground {
             if fine > 0.0 { cell(self.seed ^ 22, (u * 70.0) as i32, (s * 70.0) as i32) - 0.5 } else { 0.0 };
         let grain = 1.0
             + 0.5 * fine * speckle
-            + 0.35 * fade(row, 0.12) * (noise(self.seed ^ 23, u * 12.0, s * 12.0) - 0.5);
+            + vary(0.35 * fade(row, 0.12), || noise(self.seed ^ 23, u * 12.0, s * 12.0));
         if let Some(paint) = self.marking(street, u, s, row) {
             let worn = 0.62 + 0.38 * smoothstep(0.25, 0.5, wear + 0.25 * fine * speckle);
             return (Class::LaneMarking, paint * (grain * worn));
@@ -214,12 +214,14 @@ impl Ground {
         let width = self.cracks;
         let shown = fade(row, 0.05);
         if shown > 0.0 && width > 0.0 {
-            let warp = noise(self.seed ^ 33, u * 3.0, s * 3.0) * 0.5;
-            let ridge = (noise(self.seed ^ 32, u * 0.45 + warp, s * 0.22 + warp) - 0.5).abs();
             // Cracks run for a while, thin out and end.
             let open = noise(self.seed ^ 34, u * 0.3, s * 0.2) - 0.5;
-            if ridge < width * open {
-                tone *= 1.0 - 0.55 * shown;
+            if open > 0.0 {
+                let warp = noise(self.seed ^ 33, u * 3.0, s * 3.0) * 0.5;
+                let ridge = (noise(self.seed ^ 32, u * 0.45 + warp, s * 0.22 + warp) - 0.5).abs();
+                if ridge < width * open {
+                    tone *= 1.0 - 0.55 * shown;
+                }
             }
         }
         tone
@@ -229,7 +231,7 @@ impl Ground {
     fn marking(&self, street: &Street, u: f32, s: f32, row: &GroundRow) -> Option<Rgb> {
         let white = Rgb(self.paint, self.paint, self.paint * 0.96);
         let yellow = Rgb(self.paint * 0.95, self.paint * 0.62, self.paint * 0.08);
-        let into = street.into_block(s);
+        let into = street.past_crossing(s);
         let side = u.abs();
         let lanes = street.lanes as f32 * street.lane_width;
         // A line keeps its width until it is thinner than a pixel's core.
@@ -298,11 +300,12 @@ fn fade(row: &GroundRow, size: f32) -> f32 {
     (1.6 - pixel / size).clamp(0.0, 1.0)
 }
 
+/// `amount` of a texture, centred on 0; a texture too fine to show is not computed.
+fn vary(amount: f32, texture: impl FnOnce() -> f32) -> f32 {
+    if amount > 0.0 { amount * (texture() - 0.5) } else { 0.0 }
+}
+
 /// Sunlight and sky on a ground point.
 pub(super) fn lit(look: &Look, point: &GroundPoint, sunlit: f32, depth: f32) -> Rgb {
     look.haze(point.albedo * look.light(point.normal, sunlit), depth)
-}
-
-fn fract(x: f32) -> f32 {
-    x - x.floor()
 }

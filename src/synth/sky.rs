@@ -19,8 +19,14 @@ pub(super) fn sky(look: &Look, right: f32, up: f32) -> Rgb {
     clear.towards(look.cloud * shade, cloud)
 }
 
+/// No skyline rises more than this per metre of depth.
+const HIGHEST: f32 = 0.065;
+
 /// Trees or roofs on the horizon, where the ray meets them; `up` is the ray's rise per metre of depth.
 pub(super) fn skyline(look: &Look, right: f32, up: f32) -> Option<(Class, Rgb)> {
+    if up > HIGHEST {
+        return None;
+    }
     let green = noise(look.seed ^ 1, right * 5.0, 0.5) > 0.45;
     if green {
         let top = 0.012 + 0.035 * fractal(look.seed ^ 2, right * 18.0, 0.5, 2);

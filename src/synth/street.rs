@@ -108,13 +108,13 @@ impl Street {
     }
 
     /// Metres past the start of the crossing that opens the block.
-    pub(super) fn into_block(&self, s: f32) -> f32 {
+    pub(super) fn past_crossing(&self, s: f32) -> f32 {
         s - self.block(s) as f32 * self.period
     }
 
     /// Whether `s` lies in a crossing.
     pub(super) fn crossing(&self, s: f32) -> bool {
-        self.into_block(s) < self.cross
+        self.past_crossing(s) < self.cross
     }
 
     /// Whether traffic lights stand at the block's crossing.

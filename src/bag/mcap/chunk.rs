@@ -10,8 +10,8 @@ const LIMIT: u64 = 1 << 30;
 
 /// Replaces the contents of `unpacked` with the chunk's records. `packed` is scratch memory.
 ///
-/// The inner error says what is wrong with the chunk; `unpacked` is then what can be trusted: nothing, or of a chunk that
-/// the end of the file cuts off, what there is of it.
+/// The inner error says what is wrong with the chunk, of which nothing is then trusted. Of a chunk that the end of the
+/// file cuts off, `unpacked` is what there is; that it is cut has been noticed before.
 pub(super) fn unpack(
     source: &mut Source,
     block: &Block,
@@ -19,49 +19,58 @@ pub(super) fn unpack(
     unpacked: &mut Vec<u8>,
 ) -> io::Result<Result<(), String>> {
     unpacked.clear();
+    let cut = block.kind == Kind::CutChunk;
     let body = block.span.start + HEAD;
-    source.read_into(body, block.span.end - body, packed)?;
-    let mut result = fill(packed, block.kind == Kind::CutChunk, unpacked);
-    if block.kind == Kind::CutChunk {
-        result = result.or(Ok(()));
-    } else if result.is_err() {
+    let length = block.span.end - body;
+    source.read_into(body, length.min(ChunkHead::LIMIT), packed)?;
+    let mut fields = Fields(packed);
+    let Some(head) = ChunkHead::parse(&mut fields) else {
+        return Ok(if cut { Ok(()) } else { Err("the head of the chunk cannot be understood".to_owned()) });
+    };
+    let data = body + (packed.len() - fields.0.len()) as u64;
+    let left = block.span.end - data;
+    // The writer fills in the sizes last: a cut chunk may not have them.
+    let (size, count) = if cut { (LIMIT, left) } else { (head.uncompressed_size, head.compressed_size) };
+    if size > LIMIT || count > left {
+        return Ok(Err(format!(
+            "the chunk claims {size} bytes out of {count}, at most {LIMIT} out of {left} can be"
+        )));
+    }
+    let (crc, compression) = (head.crc, head.compression.to_owned());
+    let result = if compression.is_empty() {
+        source.read_into(data, count, unpacked)?;
+        Ok(())
+    } else {
+        source.read_into(data, count, packed)?;
+        decompress(&compression, packed, size, unpacked)
+    };
+    if cut {
+        return Ok(Ok(()));
+    }
+    let result = result.and_then(|()| check(unpacked, size, crc));
+    if result.is_err() {
         unpacked.clear();
     }
     Ok(result)
 }
 
-fn fill(packed: &[u8], cut: bool, unpacked: &mut Vec<u8>) -> Result<(), String> {
-    let mut fields = Fields(packed);
-    let head = ChunkHead::parse(&mut fields).ok_or("the head of the chunk cannot be understood")?;
-    let data = match usize::try_from(head.compressed_size) {
-        Ok(size) if !cut => fields.bytes(size).ok_or("the chunk is longer than its record")?,
-        _ => fields.0,
-    };
-    let size = head.uncompressed_size;
-    // The writer fills in the size last: a cut chunk may not have it.
-    let limit = if cut { LIMIT } else { size };
-    if limit > LIMIT {
-        return Err(format!("the chunk claims {size} bytes, more than {LIMIT}"));
-    }
-    let failed = |error: io::Error| format!("the chunk cannot be unpacked ({error})");
-    match head.compression {
-        "" => unpacked.extend_from_slice(data),
-        "zstd" => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?;
-            decoder.take(limit + 1).read_to_end(unpacked).map_err(failed)?;
-        }
-        "lz4" => {
-            let decoder = lz4::Decoder::new(data).map_err(failed)?;
-            decoder.take(limit + 1).read_to_end(unpacked).map_err(failed)?;
-        }
+fn decompress(compression: &str, packed: &[u8], size: u64, unpacked: &mut Vec<u8>) -> Result<(), String> {
+    let read = match compression {
+        "zstd" => zstd::stream::read::Decoder::with_buffer(packed)
+            .and_then(|decoder| decoder.take(size + 1).read_to_end(unpacked)),
+        "lz4" => lz4::Decoder::new(packed).and_then(|decoder| decoder.take(size + 1).read_to_end(unpacked)),
         other => return Err(format!("the chunk's compression `{other}` is not lz4 or zstd")),
-    }
+    };
+    read.map(|_| ()).map_err(|error| format!("the chunk cannot be unpacked ({error})"))
+}
+
+fn check(unpacked: &[u8], size: u64, crc: u32) -> Result<(), String> {
     if unpacked.len() as u64 != size {
         return Err(format!("the chunk unpacks to {} bytes instead of {size}", unpacked.len()));
     }
     let found = crc32fast::hash(unpacked);
-    if head.crc != 0 && found != head.crc {
-        return Err(format!("the chunk's checksum is {found:08x} instead of {:08x}", head.crc));
+    if crc != 0 && found != crc {
+        return Err(format!("the chunk's checksum is {found:08x} instead of {crc:08x}"));
     }
     Ok(())
 }

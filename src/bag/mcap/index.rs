@@ -99,8 +99,8 @@ impl Index {
         Ok(index)
     }
 
-    /// Takes channels, counts and chunks from the summary of a file with its records in `data`, and says which stretches
-    /// it does not describe. `None` where it is not sound.
+    /// Takes channels, counts and chunks from the summary of a file with its records in `data`, and says which
+    /// stretches it does not describe. `None` where it is not sound.
     fn adopt(summary: &[u8], data: Range<u64>) -> Option<(Self, Vec<Range<u64>>)> {
         let mut index = Self::default();
         let mut fields = Fields(summary);

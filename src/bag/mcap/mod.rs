@@ -115,8 +115,8 @@ struct Current {
 }
 
 impl McapMessages {
-    /// Goes to the next message and returns its topic (index into those asked for) and log time. After an error the walk
-    /// goes on behind the damage.
+    /// Goes to the next message and returns its topic (index into those asked for) and log time. After an error the
+    /// walk goes on behind the damage.
     pub(super) fn advance(&mut self) -> Result<Option<(usize, i64)>, BagError> {
         self.close_finished();
         loop {

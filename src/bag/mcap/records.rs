@@ -1,7 +1,7 @@
 //! The MCAP records that a reader needs (mcap.dev/spec), read at their offsets in the file and borrowed from a buffer.
 //!
-//! The `mcap` crate's own readers stop at the first damaged byte. A recording cut off by a power failure is the one that
-//! somebody wants to look at, so records are walked here, and each problem keeps its offset.
+//! The `mcap` crate's own readers stop at the first damaged byte. A recording cut off by a power failure is the one
+//! that somebody wants to look at, so records are walked here, and each problem keeps its offset.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -50,6 +50,7 @@ impl Source {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         buffer.clear();
+        buffer.reserve_exact(count as usize);
         self.file.seek(SeekFrom::Start(offset))?;
         let read = (&mut self.file).take(count).read_to_end(buffer)?;
         if read as u64 == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

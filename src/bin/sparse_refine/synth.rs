@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use sparse_refine::bag::{BagError, BagWriter, Compression, IMAGE, ImageMsg, Qos};
+use sparse_refine::bag::BagError;
+use sparse_refine::bag::cdr::ImageMsg;
+use sparse_refine::bag::definitions::{IMAGE, Qos};
+use sparse_refine::bag::write::{BagWriter, Compression};
 use sparse_refine::synth::{Scene, SceneSpec, Series, render, write_folder};
 use sparse_refine::types::{Size, Stamp};
 

@@ -71,7 +71,9 @@ impl Sign {
         let reach = match self.outline {
             Outline::Disc => (x * x + y * y).sqrt(),
             Outline::Triangle => (-y * 1.6 - 0.35).max(x.abs() * 1.15 + y * 0.58 + 0.42),
-            Outline::Octagon => x.abs().max(y.abs()).max((x.abs() + y.abs()) * 0.7071),
+            Outline::Octagon => {
+                x.abs().max(y.abs()).max((x.abs() + y.abs()) * std::f32::consts::FRAC_1_SQRT_2)
+            }
             Outline::Diamond => x.abs() + y.abs(),
             Outline::Panel => x.abs().max(y.abs()),
         };

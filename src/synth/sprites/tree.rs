@@ -91,7 +91,12 @@ impl Tree {
         let mut best = f32::NEG_INFINITY;
         let mut normal = [0.0, 0.0];
         for &[bx, bh, size] in &self.balls {
-            let (dx, dh) = ((x - bx) / size, (h - bh) / size);
+            let (ox, oh) = (x - bx, h - bh);
+            // Too far for any leaf, see the limit below.
+            if ox * ox + oh * oh > 1.8 * size * size {
+                continue;
+            }
+            let (dx, dh) = (ox / size, oh / size);
             let inside = 1.0 - dx * dx - dh * dh;
             if inside > best {
                 best = inside;
