@@ -1,0 +1,26 @@
+"""Trains, scores and exports model bundles of sparse_refine; writes the golden files of its tests."""
+
+import argparse
+import sys
+
+from . import evaluate, export, goldens, train_refiner, train_segmenter
+from .data import DataError
+
+
+def parser():
+    root = argparse.ArgumentParser(prog="python3 -m sparse_refine_training", description=__doc__)
+    commands = root.add_subparsers(dest="command", required=True)
+    for module in (train_segmenter, train_refiner, evaluate, export, goldens):
+        module.add_command(commands)
+    return root
+
+
+def main(arguments=None):
+    """Returns the exit status: 0 done, 2 for data or files that cannot be used, said in one line."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (DataError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

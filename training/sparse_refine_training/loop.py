@@ -1,0 +1,126 @@
+"""The training loop both networks share: a time or step budget, a cosine schedule, checkpoints, progress."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+WARM_UP = 0.03  # share of the budget
+CHECKPOINT_SECONDS = 120
+PRINT_SECONDS = 15
+
+
+def add_options(parser, learning_rate):
+    """Options of every training command."""
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=30.0, help="time budget; the schedule follows the clock (30)")
+    budget.add_argument("--steps", type=int, help="a number of steps instead: repeatable on the same machine")
+    parser.add_argument("--out", required=True, help="checkpoint to write, such as runs/segmenter.pt")
+    parser.add_argument("--resume", action="store_true", help="go on from --out with what is left of the budget")
+    parser.add_argument("--init", help="checkpoint to start the weights from, of the same architecture")
+    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"peak ({learning_rate})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
+    parser.add_argument("--tensorboard", help="folder for TensorBoard, if it is installed")
+
+
+def seed_everything(options):
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+
+
+def train(model, step, options, facts, weight_decay):
+    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss. `facts`: stored in the checkpoint beside the weights.
+
+    The random numbers of a step depend on the seed and the step's number only, so a resumed run draws what an
+    uninterrupted one would have drawn.
+    """
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=weight_decay)
+    number, spent = 0, 0.0
+    if options.init and not options.resume:
+        state = load_checkpoint(options.init)
+        model.load_state_dict(state["model"])
+        facts = {**facts, "before": total(state)}
+    if options.resume:
+        state = load_checkpoint(out)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        number, spent, facts = state["step"], state["seconds"], state["facts"]
+        print(f"resumed at step {number}, {spent / 60:.1f} minutes", flush=True)
+    board = _tensorboard(options.tensorboard)
+    begun = time.monotonic() - spent
+    printed = saved = time.monotonic()
+    history, printed_until = [], 0
+    model.train()
+    while True:
+        seconds = time.monotonic() - begun
+        progress = number / options.steps if options.steps else seconds / (60 * options.minutes)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(progress)
+        loss = step(np.random.default_rng([options.seed, number]))
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"the loss is {loss.item()} at step {number}: lower --learning-rate")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        number += 1
+        history.append(loss.item())
+        now = time.monotonic()
+        if now - printed > PRINT_SECONDS:
+            mean = sum(history[printed_until:]) / len(history[printed_until:])
+            print(f"{100 * progress:5.1f} %  {seconds / 60:6.1f} min  step {number:6}  loss {mean:.4f}", flush=True)
+            if board:
+                board.add_scalar("loss", mean, number)
+            printed, printed_until = now, len(history)
+        if now - saved > CHECKPOINT_SECONDS:
+            save_checkpoint(out, model, optimizer, number, now - begun, facts)
+            saved = now
+    seconds = time.monotonic() - begun
+    save_checkpoint(out, model, optimizer, number, seconds, facts)
+    print(f"{number} steps in {seconds / 60:.1f} minutes: {out}", flush=True)
+    return history
+
+
+def schedule(progress):
+    """Factor of the learning rate: a linear warm-up, then half a cosine to zero."""
+    if progress < WARM_UP:
+        return max(progress / WARM_UP, 0.05)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
+
+
+def save_checkpoint(path, model, optimizer, step, seconds, facts):
+    """Written beside and renamed, so that an interruption leaves the former one."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    partial = path.with_suffix(".partial")
+    torch.save({**state, "facts": facts}, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(path):
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint: {path}")
+    return torch.load(path, map_location="cpu")
+
+
+def total(state):
+    """(steps, minutes) of a checkpoint and of those it started from."""
+    steps, minutes = state["facts"].get("before", (0, 0.0))
+    return steps + state["step"], minutes + state["seconds"] / 60
+
+
+def _tensorboard(folder):
+    if not folder:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("TensorBoard is not installed: --tensorboard ignored", flush=True)
+        return None
+    return SummaryWriter(folder)

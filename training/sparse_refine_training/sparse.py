@@ -1,0 +1,135 @@
+"""Sparse 3x3 convolutions over active pixels, with the index rules of the product (docs/bundle.md, METHODS 1.2).
+
+A level's sites are the true pixels of a mask `[images, rows, columns]` in row-major order; features are
+`[sites, channels]`. Kernels are `[9, in, out]` with tap `k = dr + 3*dc`: the row offset runs fastest. Every operator is
+a table, `table[output, k]` = number of the input site or, where there is none, the number of inputs; and one
+gather-GEMM over it. Images never share a neighbour, so a batch computes what each image computes alone.
+"""
+
+import torch
+from torch.nn import functional as F
+
+TAPS = [(k % 3, k // 3) for k in range(9)]  # (dr, dc) of each tap
+BOUNDS = ("image", "active")
+CHUNK = 1 << 16  # rows gathered at once without gradients: whole 8 MP frames fit in memory
+
+
+class Level:
+    """The active sites of one resolution."""
+
+    def __init__(self, mask):
+        self.mask = mask
+        self.sites = mask.nonzero()  # [sites, 3]: image, row, column
+        self.count = len(self.sites)
+        images, height, width = mask.shape
+        # A border of one pixel, so that neighbours outside the image need no test.
+        self._index = torch.full((images, height + 2, width + 2), self.count)
+        self._index[:, 1:-1, 1:-1][mask] = torch.arange(self.count)
+
+    def lookup(self, image, row, column):
+        """Number of the site at each (image, row, column), `count` where there is none."""
+        _, height, width = self._index.shape
+        row, column = row.clamp(-1, height - 2) + 1, column.clamp(-1, width - 2) + 1
+        return self._index.view(-1).index_select(0, (image * height + row) * width + column)
+
+
+def submanifold_table(level):
+    """`y[r, c] = sum_k K[k]^T x[r + dr - 1, c + dc - 1]` at the same sites."""
+    image, row, column = level.sites.unbind(1)
+    return torch.stack([level.lookup(image, row + dr - 1, column + dc - 1) for dr, dc in TAPS], 1)
+
+
+def down_level(level, bound):
+    """Sites at stride 2: any of the 3x3 inputs at `2*o + d` is active, and `0 <= o <= B` on each axis.
+
+    `B = (n - 3) // 2` with the level's size (`image`), or `B = (M - 2) // 2` with the largest active coordinate of the
+    whole batch (`active`). Both amount to a max pooling without padding, of the level or of its active part.
+    """
+    mask = level.mask
+    if bound == "active" and level.count:
+        mask = mask[:, : level.sites[:, 1].max() + 1, : level.sites[:, 2].max() + 1]
+    images, height, width = mask.shape
+    if min(height, width) < 3:
+        return Level(mask.new_zeros((images, (height - 1) // 2, (width - 1) // 2)))
+    return Level(F.max_pool2d(mask[:, None].float(), 3, 2)[:, 0] > 0)
+
+
+def down_table(fine, coarse):
+    """`y[o] = sum_k K[k]^T x[2*o_r + dr, 2*o_c + dc]`."""
+    image, row, column = coarse.sites.unbind(1)
+    return torch.stack([fine.lookup(image, 2 * row + dr, 2 * column + dc) for dr, dc in TAPS], 1)
+
+
+def up_table(fine, coarse):
+    """The pairs of `down_table` the other way, `y[2*o + d] += K[k]^T x[o]`; a site without a pair gets zero."""
+    image, row, column = fine.sites.unbind(1)
+    table = []
+    for dr, dc in TAPS:
+        r, c = row - dr, column - dc
+        found = coarse.lookup(image, r.div(2, rounding_mode="floor"), c.div(2, rounding_mode="floor"))
+        table.append(found.masked_fill((r % 2 + c % 2) > 0, coarse.count))
+    return torch.stack(table, 1)
+
+
+class Pyramid:
+    """Levels and tables of one batch of masks `[images, rows, columns]`, for a network of `depth` levels."""
+
+    def __init__(self, mask, depth, bound="image"):
+        if bound not in BOUNDS:
+            raise ValueError(f"bound is `{bound}`, it must be one of {', '.join(BOUNDS)}")
+        self.levels = [Level(mask)]
+        for _ in range(depth - 1):
+            self.levels.append(down_level(self.levels[-1], bound))
+        self.same = [submanifold_table(level) for level in self.levels]
+        pairs = list(zip(self.levels, self.levels[1:]))
+        self.down = [down_table(fine, coarse) for fine, coarse in pairs]
+        self.up = [up_table(fine, coarse) for fine, coarse in pairs]
+
+
+class _GatherConv(torch.autograd.Function):
+    """Both directions gather: scattering with repeated rows is slow in PyTorch on a CPU."""
+
+    @staticmethod
+    def forward(ctx, x, weight, table, reverse):
+        taps, inputs, outputs = weight.shape
+        flat = weight.reshape(taps * inputs, outputs)
+        if not (x.requires_grad or weight.requires_grad):
+            padded = _pad(x)
+            return torch.cat([_gather(padded, part) @ flat for part in table.split(CHUNK)])
+        columns = _gather(_pad(x), table)
+        ctx.save_for_backward(columns, weight, reverse)
+        return columns @ flat
+
+    @staticmethod
+    def backward(ctx, gradient):
+        columns, weight, reverse = ctx.saved_tensors
+        taps, inputs, outputs = weight.shape
+        of_weight = (columns.t() @ gradient).view(taps, inputs, outputs)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = _gather(_pad(gradient), reverse) @ weight.transpose(1, 2).reshape(taps * outputs, inputs)
+        return of_x, of_weight, None, None
+
+
+def _pad(x):
+    return torch.cat([x, x.new_zeros(1, x.shape[1])])
+
+
+def _gather(padded, table):
+    return padded.index_select(0, table.reshape(-1)).view(len(table), table.shape[1] * padded.shape[1])
+
+
+def submanifold(x, weight, table):
+    """3x3 convolution at the input's own sites."""
+    # The neighbour at offset d sees this site at -d: tap 8 - k.
+    return _GatherConv.apply(x, weight, table, table.flip(1))
+
+
+def down(x, weight, pyramid, level):
+    """Stride-2 convolution from `level` to `level + 1`."""
+    return _GatherConv.apply(x, weight, pyramid.down[level], pyramid.up[level])
+
+
+def up(x, weight, pyramid, level):
+    """Transposed convolution from `level + 1` onto the sites of `level`."""
+    return _GatherConv.apply(x, weight, pyramid.up[level], pyramid.down[level])

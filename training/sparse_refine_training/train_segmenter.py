@@ -1,0 +1,116 @@
+"""Trains the dense segmenter on scenes shrunk to its grid; with `--size` at the camera's own, the dense baseline."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from . import loop
+from .data import IMAGENET_MEAN, IMAGENET_STD, DataError, Dataset, Grid, normalise, photometric
+from .segmenter import DECODER, LOGIT_STRIDE, MULTIPLE, WIDTHS, Segmenter
+from .selection import to_grid
+
+WEIGHT_DECAY = 1e-3
+
+
+def add_command(commands):
+    parser = commands.add_parser("segmenter", help="train the dense segmenter", description=__doc__)
+    parser.add_argument("data", help="folder with images/, labels/ and classes.json")
+    parser.add_argument("--size", type=size, default=(544, 960), help="input grid, WIDTHxHEIGHT (960x544)")
+    parser.add_argument("--crop", type=size, default=(320, 480), help="training window on the grid (480x320)")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--limit", type=int, help="use the first scenes only")
+    loop.add_options(parser, learning_rate=2e-3)
+    parser.set_defaults(run=run)
+
+
+def size(text):
+    """`960x544` as (height, width)."""
+    width, height = (int(part) for part in text.lower().split("x"))
+    return height, width
+
+
+def run(options):
+    loop.seed_everything(options)
+    for name, (height, width) in (("size", options.size), ("crop", options.crop)):
+        if height % MULTIPLE or width % MULTIPLE:
+            raise DataError(f"--{name} {width}x{height}: both must be multiples of {MULTIPLE}")
+    if options.crop[0] > options.size[0] or options.crop[1] > options.size[1]:
+        raise DataError(f"--crop {options.crop[::-1]} exceeds --size {options.size[::-1]}")
+    data = Dataset.open(options.data, options.limit)
+    images, shares = load(data, options.size)
+    classes = len(data.classes)
+    weights = class_weights(shares)
+    model = Segmenter(classes)
+    facts = {
+        "kind": "segmenter",
+        "widths": WIDTHS,
+        "decoder": DECODER,
+        "classes": data.classes,
+        "size": options.size,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "scenes": [data.scenes[0].name, data.scenes[-1].name, len(data.scenes)],
+    }
+
+    def step(rng):
+        image, share = batch(images, shares, options, rng)
+        logits = to_grid(model(normalise(image, IMAGENET_MEAN, IMAGENET_STD)), options.crop)
+        return soft_cross_entropy(logits, share, weights)
+
+    return loop.train(model, step, options, facts, WEIGHT_DECAY)
+
+
+def load(data, grid_size):
+    """All scenes on the grid, in memory: colours uint8 `[3, h, w]` and class shares uint8 `[classes, h, w]` each."""
+    images, shares = [], []
+    for scene in data.scenes:
+        image, label = scene.read(len(data.classes))
+        grid = Grid.pad(label.shape, grid_size)
+        images.append(np.rint(grid.shrink(image, IMAGENET_MEAN)).astype(np.uint8))
+        shares.append(grid.shares(label, len(data.classes)))
+    print(f"{len(images)} scenes on a grid of {grid_size[1]}x{grid_size[0]}: {data.folder}", flush=True)
+    return images, shares
+
+
+def class_weights(shares):
+    """Mild: the fourth root of how much rarer than the median a class is, between 0.5 and 3; 0 for absent ones."""
+    covered = sum(share.sum((1, 2), dtype=np.float64) for share in shares)
+    present = covered > 0
+    weights = np.zeros(len(covered))
+    weights[present] = np.clip((np.median(covered[present]) / covered[present]) ** 0.25, 0.5, 3)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def soft_cross_entropy(logits, share, weights):
+    """Cross entropy against class shares `[n, classes, h, w]`, weighted by class; cells without labels do not count."""
+    weighted = share * weights.view(1, -1, 1, 1)
+    return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum().clamp(min=1)
+
+
+def batch(images, shares, options, rng):
+    """Random windows, half of them mirrored."""
+    height, width = options.crop
+    pictures, targets = [], []
+    for index in rng.integers(len(images), size=options.batch):
+        # Origins at multiples of the logit stride, as everywhere in a whole image.
+        top = LOGIT_STRIDE * rng.integers((images[index].shape[1] - height) // LOGIT_STRIDE + 1)
+        left = LOGIT_STRIDE * rng.integers((images[index].shape[2] - width) // LOGIT_STRIDE + 1)
+        window = (slice(top, top + height), slice(left, left + width))
+        picture, target = images[index][(slice(None), *window)], shares[index][(slice(None), *window)]
+        if rng.random() < 0.5:
+            picture, target = picture[..., ::-1], target[..., ::-1]
+        pictures.append(picture.astype(np.float32))
+        targets.append(target.astype(np.float32) / 255)
+    image = torch.from_numpy(np.stack(pictures))
+    return photometric(image, rng), torch.from_numpy(np.stack(targets))
+
+
+def load_segmenter(path):
+    """(model in evaluation mode, facts) of a checkpoint."""
+    state = loop.load_checkpoint(path)
+    facts = state["facts"]
+    if facts["kind"] != "segmenter":
+        raise DataError(f"this checkpoint is of a {facts['kind']}, a segmenter is needed: {path}")
+    model = Segmenter(len(facts["classes"]), facts["widths"], facts["decoder"])
+    model.load_state_dict(state["model"])
+    return model.eval(), {**facts, "total": loop.total(state)}

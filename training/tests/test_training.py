@@ -1,0 +1,199 @@
+"""Short runs of everything: losses fall, runs resume, bundles read back, images in a batch do not mix."""
+
+import argparse
+import re
+
+import numpy as np
+import pytest
+import torch
+from scenes import write
+
+from sparse_refine_training import cli, export, loop, tensors, train_refiner, train_segmenter
+from sparse_refine_training.data import DataError
+from sparse_refine_training.metrics import Confusion, boundary_band
+from sparse_refine_training.segmenter import Segmenter, macs
+from sparse_refine_training.unet import Refiner, bundle_tensors
+
+SEGMENTER = "segmenter {data} --size 48x32 --crop 48x32 --out {out} --learning-rate 0.01 --threads 1 --batch 2"
+REFINER = "refiner {data} --segmenter {seg} --out {out} --planes 4,8 --crop 64x64 --batch 2 --alpha 0.2 --learning-rate 0.01 --threads 1"
+
+
+def command(text, **places):
+    return cli.parser().parse_args(text.format(**places).split())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder with seg.pt and ref.pt, losses of both)."""
+    folder = tmp_path_factory.mktemp("trained")
+    write(folder / "data")
+    places = {"data": folder / "data", "seg": folder / "seg.pt"}
+    one = train_segmenter.run(command(SEGMENTER + " --steps 40", out=folder / "seg.pt", **places))
+    two = train_refiner.run(command(REFINER + " --steps 40", out=folder / "ref.pt", **places))
+    return folder, one, two
+
+
+def test_losses_fall(trained):
+    for losses in trained[1:]:
+        assert len(losses) == 40
+        assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_refined_beats_coarse_on_the_training_scenes(trained):
+    folder = trained[0]
+    text = "evaluate {d} --segmenter {d}/../seg.pt --refiner {d}/../ref.pt --json {d}/../figures.json"
+    figures = cli.evaluate.run(command(text, d=folder / "data"))
+    assert figures["boundary_miou"]["refined"] > figures["boundary_miou"]["coarse"] + 0.01
+    assert 0.02 < figures["selected_fraction"]["mean"] < 0.95
+    assert (folder / "figures.json").stat().st_size > 100
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    data = write(tmp_path / "data")
+    whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
+    train_segmenter.run(command(SEGMENTER + " --steps 6", data=data, out=whole))
+    stopped = command(SEGMENTER + " --steps 6", data=data, out=parts)
+    steps = iter(range(3))
+    original = train_segmenter.batch
+
+    def batch(*arguments):
+        next(steps)  # StopIteration after three steps
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_segmenter, "batch", batch)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
+        with pytest.raises(StopIteration):
+            train_segmenter.run(stopped)
+    stopped.resume = True
+    train_segmenter.run(stopped)
+    a, b = (loop.load_checkpoint(path)["model"] for path in (whole, parts))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_weights_can_start_from_a_checkpoint(trained, tmp_path):
+    folder, losses, _ = trained
+    text = SEGMENTER + " --steps 2 --init {seg}"
+    first = train_segmenter.run(command(text, data=folder / "data", seg=folder / "seg.pt", out=tmp_path / "on.pt"))[0]
+    assert first < 0.7 * losses[0]
+    assert train_segmenter.load_segmenter(tmp_path / "on.pt")[1]["total"][0] == 42
+
+
+def test_bundle_reads_back(trained, tmp_path):
+    folder = trained[0]
+    text = "export {out} --segmenter {f}/seg.pt --refiner {f}/ref.pt --dense {f}/seg.pt --data squares"
+    export.run(command(text, out=tmp_path / "squares", f=folder))
+    found, _ = tensors.load(tmp_path / "squares" / "refiner.safetensors")
+    model, _ = train_refiner.load_refiner(folder / "ref.pt")
+    expected = bundle_tensors(model)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert np.array_equal(found[name], tensor.numpy()), name
+    text = (tmp_path / "squares" / "model.toml").read_text()
+    for file, digest in re.findall(r'file = "(.+)"\nsha256 = "(.+)"', text):
+        assert export.sha256(tmp_path / "squares" / file) == digest
+    tomllib = pytest.importorskip("tomllib")
+    manifest = tomllib.loads(text)
+    assert manifest["segmenter"]["size"] == [48, 32] and manifest["dense"]["file"] == "dense.onnx"
+    assert manifest["refiner"]["planes"] == [4, 8] and manifest["selector"]["alpha"] == 0.2
+    assert [entry["name"] for entry in manifest["classes"]] == ["class0", "class1", "class2"]
+    assert manifest["provenance"] == {**manifest["provenance"], "data": "squares", "licence": "Apache-2.0"}
+
+
+def test_tensor_names_and_shapes_are_those_of_the_format():
+    shapes = {name: list(t.shape) for name, t in bundle_tensors(Refiner([4, 6], 2, 5, "rgb+probabilities")).items()}
+    expected = {
+        "stem.weight": [9, 8, 4],
+        "levels.0.pre.1.conv2.weight": [9, 4, 4],
+        "levels.0.down.bn.running_var": [4],
+        "levels.0.down.weight": [9, 4, 6],
+        "levels.0.up.bn.bias": [6],
+        "levels.0.up.weight": [9, 6, 4],
+        "levels.0.post.0.projection": [8, 4],
+        "levels.0.post.0.bn1.weight": [8],
+        "levels.0.post.0.conv1.weight": [9, 8, 4],
+        "levels.0.post.1.conv1.weight": [9, 4, 4],
+        "levels.1.pre.0.bn2.running_mean": [6],
+        "head.bn.weight": [4],
+        "classifier.weight": [5, 4],
+        "gate.0.weight": [64, 12],
+        "gate.2.bias": [2],
+        "fuser.2.weight": [5, 64],
+    }
+    assert {name: shapes.get(name) for name in expected} == expected
+    # stem, 3 residual pairs at level 0 (2 pre, 2 post) and 2 at level 1: ten tensors each, one projection, two BNs.
+    assert len(shapes) == 1 + 10 * 6 + 1 + 2 * 5 + 4 + 2 + 4 + 4
+
+
+def test_released_network_has_its_number_of_parameters():
+    model = Refiner([32, 64, 128, 256, 512, 1024], 2, 19)
+    assert sum(p.numel() for p in model.parameters()) == 79_340_456
+
+
+def test_images_of_a_batch_do_not_mix():
+    model = Refiner([4, 8, 8], 1, 3).eval()
+    mask = torch.rand(2, 33, 40) < 0.4
+    rgb, y1 = torch.randn(int(mask.sum()), 3), torch.randn(int(mask.sum()), 3)
+    first = int(mask[0].sum())
+    with torch.no_grad():
+        both = model(model.pyramid(mask), rgb, y1)[1]
+        alone = model(model.pyramid(mask[1:]), rgb[first:], y1[first:])[1]
+    torch.testing.assert_close(both[first:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_training_survives_images_without_sites():
+    model = Refiner([4, 8, 8], 1, 3)
+    for sites in (0, 1):
+        mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+        mask[0, 5, 5] = bool(sites)
+        _, out = model(model.pyramid(mask), torch.randn(sites, 3), torch.randn(sites, 3))
+        loss = train_refiner.labelled_mean(out, torch.full((sites,), 1))
+        loss.backward()
+        assert torch.isfinite(loss)
+
+
+def test_segmenter_cost_and_stride():
+    model = Segmenter(13)
+    assert macs(model, (544, 960)) < 2.5e9
+    assert model(torch.zeros(1, 3, 32, 48)).shape == (1, 13, 8, 12)
+    with pytest.raises(ValueError, match="48x40.*multiples of 16"):
+        model(torch.zeros(1, 3, 40, 48))
+
+
+def test_wrong_options_are_one_line(trained, tmp_path, capsys):
+    folder = trained[0]
+    assert cli.main(["evaluate", str(folder / "data"), "--segmenter", str(tmp_path / "none.pt")]) == 2
+    assert cli.main(["evaluate", str(folder / "data"), "--segmenter", str(folder / "ref.pt")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "no checkpoint" in lines[0] and "a segmenter is needed" in lines[1]
+    with pytest.raises(DataError, match="multiples of 16"):
+        train_segmenter.run(command(SEGMENTER.replace("48x32", "40x32"), data=folder / "data", out=tmp_path / "x.pt"))
+
+
+def test_scores_by_hand():
+    label = np.array([[0, 0, 1, 255]], np.uint8)
+    confusion = Confusion(3)
+    confusion.add(label, np.array([[0, 1, 1, 2]], np.uint8))
+    iou = confusion.iou()
+    assert iou[:2].tolist() == [0.5, 0.5] and np.isnan(iou[2]) and confusion.miou() == 0.5
+    band = boundary_band(np.array([[0] * 5 + [1] * 5], np.uint8), 2)
+    assert band[0].nonzero()[0].tolist() == [3, 4, 5, 6]
+
+
+def test_an_untrained_fuser_passes_the_mix_on():
+    model = Refiner([4, 8], 1, 3)
+    y = torch.randn(7, 3)
+    torch.testing.assert_close(model.fuse(y, y)[0], y)
+
+
+def test_gate_weighs_by_entropy_and_probability_only():
+    """Adding a constant to the coarse logits changes neither of the gate's inputs."""
+    model = Refiner([4, 8], 1, 3)
+    y1, y2 = torch.randn(6, 3), torch.randn(6, 3)
+    torch.testing.assert_close(model.fuse(y1, y2)[1], model.fuse(y1 + 5, y2)[1])
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    values = [loop.schedule(p) for p in (0.0, 0.015, 0.03, 0.5, 1.0)]
+    assert values[0] < values[1] < values[2] == 1.0 and 0.4 < values[3] < 0.6 and values[4] == pytest.approx(0)
+    assert isinstance(command(SEGMENTER, data="d", out="o"), argparse.Namespace)
