@@ -35,7 +35,7 @@ impl Golden {
     }
 
     fn tensor(&self, name: &str, dtype: Dtype) -> (Vec<usize>, Vec<u8>) {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let file = SafeTensors::deserialize(&self.bytes).expect("read in open");
         let view = file.tensor(name).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(view.dtype(), dtype, "{name}");
         (view.shape().to_vec(), view.data().to_vec())

@@ -422,6 +422,7 @@ mod tests {
 
     /// One tensor as it will be written: shape, type and bytes.
     type Entry = (Vec<usize>, Dtype, Vec<u8>);
+    type Change = Box<dyn FnOnce(&mut BTreeMap<String, Entry>)>;
 
     /// Writes the small refiner after `change`, loads it, and answers with the error's text (empty: loaded).
     fn load_after(label: &str, change: impl FnOnce(&mut BTreeMap<String, Entry>)) -> String {
@@ -462,7 +463,7 @@ mod tests {
     #[test]
     fn damaged_files_are_refused_with_the_tensor_named() {
         let number = |value: f32| value.to_le_bytes();
-        let cases: [(&str, &str, Box<dyn FnOnce(&mut BTreeMap<String, Entry>)>); 7] = [
+        let cases: [(&str, &str, Change); 7] = [
             ("missing", "`head.bn.bias` [2] is missing", Box::new(|e| drop(e.remove("head.bn.bias")))),
             ("extra", "`stem.bias` is not part", {
                 Box::new(|e| drop(e.insert("stem.bias".into(), (vec![1], Dtype::F32, vec![0; 4]))))

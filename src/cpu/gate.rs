@@ -178,10 +178,10 @@ mod tests {
             let (mut out, mut w1) = (vec![f32::NAN; y1.len()], vec![f32::NAN; sites]);
             let layers = Gate::from_layers(classes, &gate, &fuser);
             layers.fuse(&y1, &y2, &mut out, Some(&mut w1));
-            for site in 0..sites {
+            for (site, w1) in w1.iter().enumerate() {
                 let row = site * classes..(site + 1) * classes;
                 let (expected, weight) = reference(&gate, &fuser, &y1[row.clone()], &y2[row.clone()]);
-                assert!((f64::from(w1[site]) - weight).abs() < 1e-5, "site {site} of {classes} classes");
+                assert!((f64::from(*w1) - weight).abs() < 1e-5, "site {site} of {classes} classes");
                 for (found, expected) in out[row].iter().zip(expected) {
                     assert!((f64::from(*found) - expected).abs() < 1e-4, "site {site} of {classes} classes");
                 }

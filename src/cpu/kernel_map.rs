@@ -51,9 +51,12 @@ fn build_nine(
 ) {
     map.resize(outputs.len(), [ABSENT; 9]);
     map.par_iter_mut().zip(outputs).with_min_len(512).for_each(|(entry, pixel)| {
-        for (k, id) in entry.iter_mut().enumerate() {
-            let (dr, dc) = (k as i32 % 3, k as i32 / 3);
-            *id = inputs.id(place(i32::from(pixel.row), dr), place(i32::from(pixel.col), dc));
+        let col = place(i32::from(pixel.col), 0);
+        for dr in 0..3 {
+            let ids = inputs.three_ids(place(i32::from(pixel.row), dr), col);
+            for (dc, id) in ids.into_iter().enumerate() {
+                entry[dr as usize + 3 * dc] = id;
+            }
         }
     });
 }

@@ -66,6 +66,31 @@ impl SiteSet {
         if word & bit == 0 { ABSENT } else { self.before[index] + (word & (bit - 1)).count_ones() }
     }
 
+    /// Indices of three neighbours in a row, `col`, `col + 1` and `col + 2`, as [`Self::id`] gives them; `col` is -1 or
+    /// more. One count of bits serves all three.
+    #[inline]
+    pub fn three_ids(&self, row: i32, col: i32) -> [u32; 3] {
+        let (row, start) = (row as u32, col.max(0) as u32);
+        if row >= self.size.height || start >= self.size.width {
+            return [ABSENT; 3];
+        }
+        let (column, shift) = (start as usize / 64, start % 64);
+        let index = row as usize * self.row_words + column;
+        let word = self.words[index];
+        let next = if column + 1 < self.row_words { self.words[index + 1] } else { 0 };
+        let mut bits = word >> shift | next << 1 << (63 - shift);
+        if col < 0 {
+            bits <<= 1;
+        }
+        let mut id = self.before[index] + (word & ((1 << shift) - 1)).count_ones();
+        [0, 1, 2].map(|offset| {
+            let active = bits >> offset & 1;
+            let found = if active == 1 { id } else { ABSENT };
+            id += active as u32;
+            found
+        })
+    }
+
     /// Makes the sites those of a list of pixels in any order; repetitions and pixels outside `size` are left out.
     pub fn rebuild_from_pixels(&mut self, size: Size, pixels: impl IntoIterator<Item = Pixel>) {
         self.resize(size);
@@ -137,14 +162,15 @@ impl SiteSet {
     fn number(&mut self) {
         self.before.clear();
         self.pixels.clear();
-        for (index, &word) in self.words.iter().enumerate() {
-            self.before.push(self.pixels.len() as u32);
-            let mut rest = word;
-            while rest != 0 {
-                let (row, column) = (index / self.row_words, index % self.row_words);
-                let col = column * 64 + rest.trailing_zeros() as usize;
-                self.pixels.push(Pixel { row: row as u16, col: col as u16 });
-                rest &= rest - 1;
+        for (row, words) in self.words.chunks_exact(self.row_words.max(1)).enumerate() {
+            for (index, &word) in words.iter().enumerate() {
+                self.before.push(self.pixels.len() as u32);
+                let mut rest = word;
+                while rest != 0 {
+                    let col = index * 64 + rest.trailing_zeros() as usize;
+                    self.pixels.push(Pixel { row: row as u16, col: col as u16 });
+                    rest &= rest - 1;
+                }
             }
         }
     }
@@ -203,6 +229,16 @@ pub(crate) mod tests {
         }
         assert_eq!(sites.len(), count as usize);
         let Size { width, height } = size;
+        for row in -1..=height as i32 {
+            for col in -1..=width as i32 {
+                let expected = [0, 1, 2].map(|offset| sites.id(row, col + offset));
+                assert_eq!(
+                    sites.three_ids(row, col),
+                    expected,
+                    "three from row {row}, column {col} of {size}"
+                );
+            }
+        }
         for (row, col) in [(-1, 0), (0, -1), (height as i32, 0), (0, width as i32), (i32::MIN, i32::MAX)] {
             assert_eq!(sites.id(row, col), ABSENT, "outside at {row}, {col}");
         }

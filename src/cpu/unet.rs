@@ -246,23 +246,23 @@ mod tests {
             let weights = random.weights(&spec);
             for (width, height) in [(24, 17), (17, 24), (31, 31), (3, 3), (2, 9), (1, 1)] {
                 let size = Size::new(width, height);
-                let cases: [(&str, Box<dyn Fn(u32, u32) -> bool>); 11] = [
-                    ("empty", Box::new(|_, _| false)),
-                    ("full", Box::new(|_, _| true)),
-                    ("top left", Box::new(|r, c| r + c == 0)),
-                    ("top right", Box::new(|r, c| r == 0 && c == width - 1)),
-                    ("bottom left", Box::new(|r, c| r == height - 1 && c == 0)),
-                    ("bottom right", Box::new(|r, c| r == height - 1 && c == width - 1)),
-                    ("last row", Box::new(|r, _| r == height - 1)),
-                    ("last column", Box::new(|_, c| c == width - 1)),
-                    ("last but one row", Box::new(|r, _| r + 2 == height)),
-                    ("last but one column", Box::new(|_, c| c + 2 == width)),
-                    ("chessboard", Box::new(|r, c| (r + c) % 2 == 0)),
+                let cases: [(&str, fn(u32, u32, Size) -> bool); 11] = [
+                    ("empty", |_, _, _| false),
+                    ("full", |_, _, _| true),
+                    ("top left", |r, c, _| r + c == 0),
+                    ("top right", |r, c, size| r == 0 && c == size.width - 1),
+                    ("bottom left", |r, c, size| r == size.height - 1 && c == 0),
+                    ("bottom right", |r, c, size| r == size.height - 1 && c == size.width - 1),
+                    ("last row", |r, _, size| r == size.height - 1),
+                    ("last column", |_, c, size| c == size.width - 1),
+                    ("last but one row", |r, _, size| r + 2 == size.height),
+                    ("last but one column", |_, c, size| c + 2 == size.width),
+                    ("chessboard", |r, c, _| (r + c) % 2 == 0),
                 ];
                 for (name, active) in cases {
                     let mask: Vec<bool> = (0..height)
                         .flat_map(|r| (0..width).map(move |c| (r, c)))
-                        .map(|(r, c)| active(r, c))
+                        .map(|(r, c)| active(r, c, size))
                         .collect();
                     let worst = difference(&weights, size, &mask, &mut workspace);
                     assert!(worst < 1e-4, "{name} of {size}, {bound:?}: {worst}");
