@@ -8,7 +8,7 @@ pub(super) enum Session {}
 impl Session {
     /// Says how to get the engine.
     pub(super) fn load(source: &Source<'_>) -> Result<Self, OnnxError> {
-        Err(OnnxError::NotInBuild { engine: source.engine, feature: source.engine.feature() })
+        Err(OnnxError::NotInBuild { engine: source.engine })
     }
 
     /// Cannot be called.

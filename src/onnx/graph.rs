@@ -1,6 +1,5 @@
 //! What an ONNX file says of itself, read without running it.
 
-use std::fs::File;
 use std::path::Path;
 
 use rten_onnx::onnx::{
@@ -72,10 +71,14 @@ pub struct GraphInfo {
 impl GraphInfo {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, OnnxError> {
-        let file = File::open(path).map_err(|source| OnnxError::Read { path: path.into(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| OnnxError::Read { path: path.into(), source })?;
         let damaged = |why: String| OnnxError::Damaged { path: path.into(), why };
-        let model = ModelProto::parse_file(file).map_err(|error| damaged(error.to_string()))?;
+        check_outline(&bytes).map_err(|why| damaged(why.to_owned()))?;
+        let model = ModelProto::parse_buf(&bytes).map_err(|error| damaged(error.to_string()))?;
         let graph = model.graph.as_ref().ok_or_else(|| damaged("it holds no graph".to_owned()))?;
+        if model.opset_import.is_empty() {
+            return Err(damaged("it names no operator set".to_owned()));
+        }
         let info = Self::new(graph);
         if info.inputs.is_empty() || info.outputs.is_empty() {
             return Err(damaged("its graph has no input or no output".to_owned()));
@@ -109,6 +112,43 @@ impl GraphInfo {
     pub(super) fn output(&self, name: Option<&str>, path: &Path) -> Result<&TensorInfo, OnnxError> {
         pick(&self.outputs, "output", name, path)
     }
+}
+
+/// Walks the outermost fields of a model: they are integers and length-prefixed parts that end where the file ends.
+/// The parser may not come back from a file that is cut off or of another kind, so it must not see one.
+fn check_outline(bytes: &[u8]) -> Result<(), &'static str> {
+    /// The largest field number of a model in the ONNX format is 26.
+    const FIELDS: std::ops::RangeInclusive<u64> = 1..=26;
+    const CUT_OFF: &str = "it is cut off";
+    let mut rest = bytes;
+    if rest.is_empty() {
+        return Err("it is empty");
+    }
+    while !rest.is_empty() {
+        let tag = varint(&mut rest).ok_or(CUT_OFF)?;
+        let value = varint(&mut rest).ok_or(CUT_OFF)?;
+        match tag & 7 {
+            _ if !FIELDS.contains(&(tag >> 3)) => return Err("it has fields of no model"),
+            0 => {}
+            2 => rest = usize::try_from(value).ok().and_then(|length| rest.get(length..)).ok_or(CUT_OFF)?,
+            _ => return Err("it has fields of no model"),
+        }
+    }
+    Ok(())
+}
+
+/// Takes a protobuf integer: seven bits a byte, the lowest first, the last without its top bit.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 fn pick<'a>(
@@ -211,4 +251,104 @@ fn first_byte(tensor: &TensorProto) -> Option<i32> {
     }
     let raw = tensor.raw_data.as_ref().and_then(|raw| raw.borrow().first().copied());
     raw.map(i32::from).or_else(|| tensor.int32_data.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{byte, integers, model, node, segmenter, subgraph, text, value, write};
+    use super::*;
+
+    fn graph(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> GraphProto {
+        GraphProto {
+            node,
+            initializer,
+            input: vec![value("image", DataType::FLOAT, None)],
+            output: vec![value("logits", DataType::FLOAT, None)],
+            ..GraphProto::default()
+        }
+    }
+
+    #[test]
+    fn shapes_are_read_with_their_free_lengths() {
+        let (_folder, path) = write(&segmenter([16, 8], 5, 4, Some(&[0, 5, 2, 4])));
+        let info = GraphInfo::read(&path).unwrap();
+        assert_eq!(info.inputs.len(), 1, "weights are no inputs");
+        assert_eq!(info.inputs[0].shape_text(), "1x3x8x16");
+        let output = &info.outputs[0];
+        assert_eq!((output.name.as_str(), output.shape_text().as_str()), ("logits", "?x5x2x4"));
+        assert!(info.inputs[0].is_static() && !output.is_static());
+        assert!(
+            output.accepts(&[1, 5, 2, 4]) && !output.accepts(&[1, 5, 2]) && !output.accepts(&[1, 6, 2, 4])
+        );
+        assert_eq!(info.wrong_in_rten, None);
+    }
+
+    #[test]
+    fn weights_listed_among_the_inputs_are_not_inputs() {
+        let mut with_weight = graph(vec![], vec![byte("kernel", 3)]);
+        with_weight.input.push(value("kernel", DataType::UINT8, Some(&[1])));
+        assert_eq!(GraphInfo::new(&with_weight).inputs.len(), 1);
+    }
+
+    #[test]
+    fn a_cubic_resize_is_found_at_any_depth() {
+        let resize = |mode: &str| node("Resize", &["image"], &["logits"], vec![text("mode", mode)]);
+        assert_eq!(wrong_in_rten(&graph(vec![resize("linear")], vec![])), None);
+        let inner = graph(vec![resize("cubic")], vec![]);
+        let (name, why) = wrong_in_rten(&inner).unwrap();
+        assert_eq!(name, "Resize_of_logits");
+        assert!(why.contains("cubic"));
+        let branch = node("If", &["image"], &["logits"], vec![subgraph("then_branch", inner)]);
+        let (_folder, path) = write(&model(graph(vec![branch], vec![])));
+        assert_eq!(GraphInfo::read(&path).unwrap().wrong_in_rten.unwrap().0, "Resize_of_logits");
+    }
+
+    #[test]
+    fn a_padded_conv_integer_needs_zero_point_128() {
+        let conv = |inputs: &[&str], attributes| node("ConvInteger", inputs, &["logits"], attributes);
+        let padded = || vec![integers("pads", &[1, 1, 1, 1])];
+        let same = vec![text("auto_pad", "SAME_UPPER")];
+        let all = ["image", "kernel", "zero"];
+        let constant = {
+            let mut attribute = text("value", "");
+            attribute.t = Some(byte("", 7));
+            node("Constant", &[], &["zero"], vec![attribute])
+        };
+        let cases: [(&str, Vec<NodeProto>, Vec<TensorProto>, Option<&str>); 7] = [
+            ("128", vec![conv(&all, padded())], vec![byte("zero", 128)], None),
+            ("no pads", vec![conv(&all, vec![])], vec![byte("zero", 3)], None),
+            ("pads of 0", vec![conv(&all, vec![integers("pads", &[0; 4])])], vec![byte("zero", 3)], None),
+            ("119", vec![conv(&all, padded())], vec![byte("zero", 119)], Some("zero point is 119")),
+            ("absent is 0", vec![conv(&all[..2], same)], vec![], Some("zero point is 0")),
+            ("computed", vec![conv(&all, padded())], vec![], Some("zero point is not a constant")),
+            ("a node", vec![constant, conv(&all, padded())], vec![], Some("zero point is 7")),
+        ];
+        for (case, nodes, weights, expected) in cases {
+            let found = wrong_in_rten(&graph(nodes, weights));
+            match (&found, expected) {
+                (None, None) => {}
+                (Some((_, why)), Some(expected)) => assert!(why.contains(expected), "{case}: {why}"),
+                _ => panic!("{case}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_rten_would_compute_wrongly_is_refused_by_name() {
+        use super::super::Segmenter;
+        use crate::config::OnnxEngine;
+        use crate::plan::TensorSpec;
+        let resize = node("Resize", &["image"], &["logits"], vec![text("mode", "cubic")]);
+        let (_folder, path) = write(&model(graph(vec![resize], vec![])));
+        let spec = TensorSpec {
+            input: None,
+            output: None,
+            size: crate::types::Size::new(4, 4),
+            channels: 3,
+            classes: 3,
+            logit_stride: 1,
+        };
+        let error = Segmenter::load(&path, &spec, OnnxEngine::Rten, 1).err().expect("refused").to_string();
+        assert!(error.starts_with("node `Resize_of_logits`: rten would run this cubic Resize"), "{error}");
+    }
 }
