@@ -22,7 +22,8 @@ impl Buffer {
     }
 
     /// Values it holds memory for.
-    pub fn capacity(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
         self.0.capacity()
     }
 }

@@ -9,6 +9,11 @@ use super::sparse_conv::{Finish, Gather, SparseConv};
 /// Output channels of a tile.
 pub(super) const PANEL: usize = 16;
 
+/// Input channels of one step of a tile.
+const BLOCK: usize = 16;
+
+type Sums<const SITES: usize> = [[f32; PANEL]; SITES];
+
 /// Output sites of one chunk that share their taps.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
@@ -41,34 +46,44 @@ pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish:
     run_portable(conv, tile, output, finish);
 }
 
-/// Two sites of sixteen channels fill the sixteen registers of SSE2 by half.
-pub(super) fn run_portable(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    run_tiles::<2>(conv, tile, output, finish, accumulate::<2, false>);
+/// Compiled for the target's least instruction set; one rounding more per step than the others.
+fn run_portable(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
+    run_tiles::<2>(conv, tile, output, finish, accumulate::<2, false>, accumulate_rest::<2, false>);
 }
 
 /// Six sites take twelve of sixteen registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    // Not inlined into the loop over taps, where the optimiser forgets that the rows are equally long.
+    // Out of line: a loop of its own keeps its sums in registers.
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
-    fn accumulate_avx2(sums: &mut [[f32; PANEL]; 6], rows: &[&[f32]; 6], weights: &[f32]) {
+    fn block(sums: &mut Sums<6>, rows: &[&[f32; BLOCK]; 6], weights: &[[f32; PANEL]; BLOCK]) {
         accumulate::<6, true>(sums, rows, weights);
     }
-    run_tiles::<6>(conv, tile, output, finish, |sums, rows, weights| accumulate_avx2(sums, rows, weights));
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    fn rest(sums: &mut Sums<6>, rows: &[&[f32]; 6], weights: &[[f32; PANEL]]) {
+        accumulate_rest::<6, true>(sums, rows, weights);
+    }
+    run_tiles::<6>(conv, tile, output, finish, |s, r, w| block(s, r, w), |s, r, w| rest(s, r, w));
 }
 
-/// Twelve sites take twelve of thirty-two registers; more would not find a general register for each row's address.
+/// Twelve sites take twelve of thirty-two registers; more would leave some row without a register for its address.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn run_avx512(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
-    fn accumulate_avx512(sums: &mut [[f32; PANEL]; 12], rows: &[&[f32]; 12], weights: &[f32]) {
+    fn block(sums: &mut Sums<12>, rows: &[&[f32; BLOCK]; 12], weights: &[[f32; PANEL]; BLOCK]) {
         accumulate::<12, true>(sums, rows, weights);
     }
-    run_tiles::<12>(conv, tile, output, finish, |sums, rows, weights| accumulate_avx512(sums, rows, weights));
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    fn rest(sums: &mut Sums<12>, rows: &[&[f32]; 12], weights: &[[f32; PANEL]]) {
+        accumulate_rest::<12, true>(sums, rows, weights);
+    }
+    run_tiles::<12>(conv, tile, output, finish, |s, r, w| block(s, r, w), |s, r, w| rest(s, r, w));
 }
 
 /// Tiles of `SITES` sites by [`PANEL`] channels; a panel's weights stay in cache for the whole chunk.
@@ -78,7 +93,8 @@ fn run_tiles<const SITES: usize>(
     tile: Tile<'_>,
     output: &mut [f32],
     finish: Finish,
-    accumulate: impl Fn(&mut [[f32; PANEL]; SITES], &[&[f32]; SITES], &[f32]),
+    accumulate: impl Fn(&mut Sums<SITES>, &[&[f32; BLOCK]; SITES], &[[f32; PANEL]; BLOCK]),
+    accumulate_rest: impl Fn(&mut Sums<SITES>, &[&[f32]; SITES], &[[f32; PANEL]]),
 ) {
     let Tile { gather, input, first, order, taps } = tile;
     let (inputs, outputs) = (conv.inputs(), conv.outputs());
@@ -88,17 +104,33 @@ fn run_tiles<const SITES: usize>(
         for sites in order.chunks(SITES) {
             let mut sums = [bias; SITES];
             for (slot, &tap) in taps.iter().enumerate() {
-                let mut rows = [conv.absent(); SITES];
-                let mut present = false;
-                for (row, &site) in rows.iter_mut().zip(sites) {
-                    let id = gather.id(first + usize::from(site), slot);
-                    if id != ABSENT {
-                        *row = &input[id as usize * inputs..][..inputs];
-                        present = true;
-                    }
+                // A missing neighbour is a row of zeros; a tap without any neighbour is left out.
+                let mut ids = [ABSENT; SITES];
+                for (id, &site) in ids.iter_mut().zip(sites) {
+                    *id = gather.id(first + usize::from(site), slot);
                 }
-                if present {
-                    accumulate(&mut sums, &rows, conv.panel(panel, tap));
+                if ids == [ABSENT; SITES] {
+                    continue;
+                }
+                let (blocks, rest) = conv.panel(panel, tap).as_chunks::<BLOCK>();
+                for (index, weights) in blocks.iter().enumerate() {
+                    let mut rows = [&[0.0; BLOCK]; SITES];
+                    for (row, &id) in rows.iter_mut().zip(&ids) {
+                        if id != ABSENT {
+                            let start = id as usize * inputs + index * BLOCK;
+                            *row = input[start..].first_chunk().expect("the input holds whole rows");
+                        }
+                    }
+                    accumulate(&mut sums, &rows, weights);
+                }
+                if !rest.is_empty() {
+                    let mut rows = [&[0.0; BLOCK][..rest.len()]; SITES];
+                    for (row, &id) in rows.iter_mut().zip(&ids) {
+                        if id != ABSENT {
+                            *row = &input[id as usize * inputs..][blocks.len() * BLOCK..inputs];
+                        }
+                    }
+                    accumulate_rest(&mut sums, &rows, rest);
                 }
             }
             for (sum, &site) in sums.iter().zip(sites) {
@@ -113,23 +145,81 @@ fn run_tiles<const SITES: usize>(
     }
 }
 
-/// `sums[site] += rows[site] * weights`, input channel by input channel.
+/// `sums[site] += rows[site] * weights` for a block of input channels. Their number is fixed, so that no index is
+/// checked in the loop.
 #[inline(always)]
 fn accumulate<const SITES: usize, const FMA: bool>(
-    sums: &mut [[f32; PANEL]; SITES],
-    rows: &[&[f32]; SITES],
-    weights: &[f32],
+    sums: &mut Sums<SITES>,
+    rows: &[&[f32; BLOCK]; SITES],
+    weights: &[[f32; PANEL]; BLOCK],
 ) {
-    let (weights, _) = weights.as_chunks::<PANEL>();
-    let rows = rows.map(|row| &row[..weights.len()]);
     let mut local = *sums;
     for (channel, weight) in weights.iter().enumerate() {
-        for (sum, row) in local.iter_mut().zip(&rows) {
-            let x = row[channel];
-            for (sum, &w) in sum.iter_mut().zip(weight) {
-                *sum = if FMA { x.mul_add(w, *sum) } else { *sum + x * w };
-            }
+        for (sum, row) in local.iter_mut().zip(rows) {
+            add_scaled::<FMA>(sum, row[channel], weight);
         }
     }
     *sums = local;
+}
+
+/// The same for the fewer than [`BLOCK`] channels that are left over.
+#[inline(always)]
+fn accumulate_rest<const SITES: usize, const FMA: bool>(
+    sums: &mut Sums<SITES>,
+    rows: &[&[f32]; SITES],
+    weights: &[[f32; PANEL]],
+) {
+    let mut local = *sums;
+    for (channel, weight) in weights.iter().enumerate() {
+        for (sum, row) in local.iter_mut().zip(rows) {
+            add_scaled::<FMA>(sum, row[channel], weight);
+        }
+    }
+    *sums = local;
+}
+
+#[inline(always)]
+fn add_scaled<const FMA: bool>(sum: &mut [f32; PANEL], x: f32, weight: &[f32; PANEL]) {
+    for (sum, &w) in sum.iter_mut().zip(weight) {
+        *sum = if FMA { x.mul_add(w, *sum) } else { *sum + x * w };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dense_reference::Random;
+    use super::*;
+
+    #[test]
+    fn instruction_sets_agree_on_every_remainder() {
+        let mut random = Random::new(6);
+        for (inputs, outputs) in [(3, 16), (16, 5), (33, 21), (64, 32)] {
+            let conv = SparseConv::new(&random.kernel(1, inputs, outputs));
+            for sites in 1..30 {
+                let input = random.vector(sites * inputs, -1.0, 1.0);
+                let order: Vec<u16> = (0..sites as u16).rev().collect();
+                let tile = Tile { gather: Gather::Same, input: &input, first: 0, order: &order, taps: &[0] };
+                let compute = |run: &dyn Fn(&mut [f32])| {
+                    let mut output = vec![f32::NAN; sites * outputs];
+                    run(&mut output);
+                    output
+                };
+                let host = compute(&|output| run(&conv, tile, output, Finish::Store));
+                let plain = compute(&|output| run_portable(&conv, tile, output, Finish::Store));
+                for (a, b) in host.iter().zip(&plain) {
+                    assert!((a - b).abs() < 1e-5, "{inputs} to {outputs}, {sites} sites: {a} {b}");
+                }
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    #[allow(
+                        unsafe_code,
+                        reason = "calling code compiled for instructions that were just found"
+                    )]
+                    // SAFETY: the host has AVX2 and FMA.
+                    let avx2 = compute(&|output| unsafe { run_avx2(&conv, tile, output, Finish::Store) });
+                    assert_eq!(avx2, host, "{inputs} to {outputs}, {sites} sites: both round once");
+                }
+            }
+        }
+    }
 }

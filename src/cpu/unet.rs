@@ -236,6 +236,9 @@ mod tests {
         }
     }
 
+    /// Whether the pixel at a row and column of an image is active.
+    type Shape = fn(u32, u32, Size) -> bool;
+
     #[test]
     fn masks_at_the_edges_equal_the_dense_network() {
         let mut random = Random::new(3);
@@ -246,7 +249,7 @@ mod tests {
             let weights = random.weights(&spec);
             for (width, height) in [(24, 17), (17, 24), (31, 31), (3, 3), (2, 9), (1, 1)] {
                 let size = Size::new(width, height);
-                let cases: [(&str, fn(u32, u32, Size) -> bool); 11] = [
+                let cases: [(&str, Shape); 11] = [
                     ("empty", |_, _, _| false),
                     ("full", |_, _, _| true),
                     ("top left", |r, c, _| r + c == 0),
