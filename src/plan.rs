@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::Bundle;
-use crate::bundle::manifest::{ChannelOrder, Fit, Upsample};
+use crate::bundle::manifest::{ChannelOrder, Fit, Resize, Upsample};
 use crate::bundle::refiner::{Bound, Features};
 use crate::config::{Config, ConfigError, OnnxEngine};
 use crate::types::{ClassInfo, FrameError, Mode, Size};
@@ -74,7 +74,9 @@ pub struct SegmenterPlan {
     pub tensors: TensorSpec,
     /// How the image becomes the input.
     pub fit: Fit,
-    /// How its pixels do.
+    /// How its pixels become cells.
+    pub resize: Resize,
+    /// How their levels become values.
     pub normalisation: Normalisation,
 }
 
@@ -149,6 +151,7 @@ impl Plan {
                 logit_stride: entry.logit_stride,
             },
             fit: entry.fit,
+            resize: entry.resize,
             normalisation,
         };
         let mut upsample = manifest.selector.upsample;

@@ -68,6 +68,17 @@ pub enum Fit {
     Stretch,
 }
 
+/// How pixels become cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resize {
+    /// The mean of the area a cell covers, exact.
+    #[default]
+    Area,
+    /// Antialiased bilinear, as Pillow resizes.
+    Bilinear,
+}
+
 /// Order of the colour planes a network wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +106,9 @@ pub struct SegmenterEntry {
     /// How the image becomes the input.
     #[serde(default)]
     pub fit: Fit,
+    /// How pixels become cells.
+    #[serde(default)]
+    pub resize: Resize,
     /// Order of the input's planes.
     #[serde(default)]
     pub channel_order: ChannelOrder,
@@ -230,6 +244,9 @@ impl Manifest {
         }
         check_input("segmenter", segmenter.size, segmenter.logit_stride)?;
         check_normalisation("segmenter", segmenter.mean, segmenter.std)?;
+        if segmenter.fit == Fit::Pad && segmenter.resize == Resize::Bilinear {
+            return Err("segmenter.resize = \"bilinear\" goes with fit = \"stretch\", not \"pad\"".to_owned());
+        }
         if let Some(dense) = &self.dense {
             check_input("dense", dense.size, dense.logit_stride)?;
         }
@@ -354,6 +371,7 @@ planes = [8, 16]
             ("size = [64, 32]", "size = [64, 32]\nchannels = 1", "channels is 1"),
             ("method = \"sparse_refine\"", "method = \"magic\"", "magic"),
             ("size = [64, 32]", "size = [64, 32]\nlogit_stride = 33", "logit_stride is 33"),
+            ("size = [64, 32]", "size = [64, 32]\nfit = \"pad\"\nresize = \"bilinear\"", "stretch"),
             ("[refiner]", "[selector]\nalpha = -1.0\n[refiner]", "alpha is -1"),
             ("[refiner]", "[selector]\nmax_fraction = 0.0\n[refiner]", "max_fraction is 0"),
         ];

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::bilinear::BilinearResize;
 use super::evaluate::{Logits, gather_logits};
 use super::features::site_features;
 use super::gate::Gate;
@@ -13,6 +14,7 @@ use super::sites::SiteSet;
 use super::unet::{Refiner, Workspace};
 use super::upsample::Upsampler;
 use super::{entropy, pixels};
+use crate::bundle::manifest::Resize;
 use crate::bundle::refiner::{Features, RefinerSpec, RefinerWeights};
 use crate::onnx::Segmenter;
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
@@ -36,7 +38,7 @@ struct Refinement {
 
 /// One frame in flight.
 pub struct CpuSlot {
-    resize: AreaResize,
+    resize: Resizer,
     /// Camera pixels to the grid that pixels are selected on.
     grid_geometry: Geometry,
     upsampler: Upsampler,
@@ -54,6 +56,30 @@ pub struct CpuSlot {
     workspace: Workspace,
     labels: LabelImage,
     report: FrameReport,
+}
+
+/// The way to the segmenter's grid that the bundle asks for.
+enum Resizer {
+    Area(AreaResize),
+    Bilinear(Box<BilinearResize>),
+}
+
+impl Resizer {
+    fn new(geometry: &Geometry, segmenter: &SegmenterPlan) -> Self {
+        match segmenter.resize {
+            Resize::Area => Self::Area(AreaResize::new(geometry, segmenter.normalisation)),
+            Resize::Bilinear => {
+                Self::Bilinear(Box::new(BilinearResize::new(geometry, segmenter.normalisation)))
+            }
+        }
+    }
+
+    fn run(&mut self, rgb: &[u8], out: &mut [f32]) {
+        match self {
+            Self::Area(resize) => resize.run(rgb, out),
+            Self::Bilinear(resize) => resize.run(rgb, out),
+        }
+    }
 }
 
 impl CpuSlot {
@@ -138,7 +164,7 @@ impl Backend for CpuBackend {
         let upsampler = Upsampler::new(self.plan.segmenter.tensors.logit_size(), grid);
         let grid_logits = if upsampler.is_identity() { 0 } else { self.classes() * grid.pixels() };
         Ok(CpuSlot {
-            resize: AreaResize::new(&geometry, self.plan.segmenter.normalisation),
+            resize: Resizer::new(&geometry, &self.plan.segmenter),
             grid_geometry: geometry.with_grid(grid),
             upsampler,
             rgb: vec![0; camera.pixels() * 3],

@@ -2,6 +2,7 @@
 //! and what every other backend is compared with.
 
 mod backend;
+pub mod bilinear;
 #[cfg(test)]
 mod dense_reference;
 pub mod entropy;
