@@ -16,6 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bag", &["types", "pipeline"]),
     ("eval", &["types"]),
     ("synth", &["types"]),
+    (
+        "ros",
+        &["types", "config", "bundle", "plan", "pipeline", "cpu", "start", "bag"],
+    ),
     ("replay", &["types", "config", "bundle", "plan", "pipeline", "start", "bag", "eval"]),
 ];
 
@@ -26,6 +30,7 @@ const ONLY_UNDER: &[(&str, &[&str])] = &[
     ("rusqlite::", &["src/bag"]),
     ("mcap::", &["src/bag"]),
     ("clap::", &["src/bin"]),
+    ("r2r::", &["src/ros"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {

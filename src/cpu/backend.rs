@@ -1,5 +1,6 @@
 //! The CPU backend: the stages of the pipeline, in terms of the kernels beside it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -27,6 +28,8 @@ pub struct CpuBackend {
     segmenter: Segmenter,
     refinement: Option<Refinement>,
     label_of_channel: Vec<u8>,
+    /// Bits of the f32 in force.
+    alpha: AtomicU32,
     pool: ThreadPool,
 }
 
@@ -121,7 +124,8 @@ impl CpuBackend {
                 })
             }
         };
-        Ok(Self { label_of_channel: plan.label_of_channel(), plan, segmenter, refinement, pool })
+        let alpha = AtomicU32::new(plan.alpha.to_bits());
+        Ok(Self { label_of_channel: plan.label_of_channel(), plan, segmenter, refinement, alpha, pool })
     }
 
     fn classes(&self) -> usize {
@@ -157,6 +161,10 @@ fn span(stage: Stage) -> tracing::Span {
 
 impl Backend for CpuBackend {
     type Slot = CpuSlot;
+
+    fn set_alpha(&self, alpha: f32) {
+        self.alpha.store(alpha.to_bits(), Ordering::Relaxed);
+    }
 
     fn slot(&self, camera: Size) -> Result<CpuSlot, StageError> {
         let geometry = self.plan.geometry(camera)?;
@@ -213,7 +221,8 @@ impl Backend for CpuBackend {
         self.stage(slot, Stage::Select, |slot| {
             let mut selection = std::mem::take(&mut slot.selection);
             let capacity = if self.refinement.is_some() { budget.0 } else { 0 };
-            let Plan { upsample, alpha, .. } = self.plan;
+            let upsample = self.plan.upsample;
+            let alpha = f32::from_bits(self.alpha.load(Ordering::Relaxed));
             selection.select(&slot.logits(self.classes()), &slot.grid_geometry, upsample, alpha, capacity);
             selection.write_labels(&self.label_of_channel, &mut slot.labels.data);
             let counts = selection.counts();
@@ -297,6 +306,14 @@ impl Backend for CpuBackend {
             if extras.entropy {
                 outputs.entropy_size = slot.selection.lattice();
                 outputs.entropy.extend_from_slice(slot.selection.entropy());
+            }
+            outputs.refined.data.clear();
+            outputs.refined.size = if extras.refined { size } else { Size::default() };
+            outputs.refined.data.resize(outputs.refined.size.pixels(), 0);
+            if extras.refined && self.refinement.is_some() {
+                for pixel in slot.sites.pixels() {
+                    outputs.refined.data[usize::from(pixel.row) * size.width as usize + usize::from(pixel.col)] = 255;
+                }
             }
         });
         Ok(slot.report.clone())

@@ -13,6 +13,8 @@ pub struct Extras {
     pub coarse: bool,
     /// The entropy of every cell.
     pub entropy: bool,
+    /// Which pixels were refined.
+    pub refined: bool,
 }
 
 /// Buffers a finished frame is written to. Reused from frame to frame.
@@ -26,6 +28,8 @@ pub struct FrameOutputs {
     pub entropy_size: Size,
     /// Entropy in nats of each cell of the selection grid, row-major; empty unless asked for.
     pub entropy: Vec<f32>,
+    /// 255 where the refiner saw the pixel, else 0; empty unless asked for.
+    pub refined: LabelImage,
 }
 
 /// Why a stage did not finish.
@@ -70,6 +74,8 @@ pub trait Backend: Sync {
     /// Every buffer one frame in flight owns. Made once per size, at start-up or when the size changes.
     type Slot: Send;
 
+    /// Changes the entropy threshold, in nats, for frames not yet selected. The plan's holds until then.
+    fn set_alpha(&self, alpha: f32);
     /// A slot for camera images of one size.
     fn slot(&self, camera: Size) -> Result<Self::Slot, StageError>;
     /// Takes the camera image over; the frame's bytes are not needed afterwards.

@@ -24,6 +24,11 @@ impl DeadlineBudget {
         Self { budget_ms, fixed_ms: 0.0, ms_per_pixel: 0.0, frames: 0 }
     }
 
+    /// Changes the budget; what was learnt about the cost of frames stays.
+    pub fn set(&mut self, budget_ms: Option<f64>) {
+        self.budget_ms = budget_ms;
+    }
+
     /// Pixels the next frame may refine, at most `capacity`. The first frame, with nothing measured, gets it all.
     pub fn pixels(&self, capacity: u32) -> PixelBudget {
         let Some(budget_ms) = self.budget_ms else { return PixelBudget(capacity) };
@@ -81,6 +86,15 @@ mod tests {
             budget.observe(&report(40.0, 100.0, 100_000));
         }
         // 0.9 * 100 - 40 = 50 ms at 0.001 ms a pixel.
+        let PixelBudget(pixels) = budget.pixels(1_000_000);
+        assert!((49_900..=50_100).contains(&pixels), "{pixels}");
+    }
+
+    #[test]
+    fn a_new_budget_holds_at_once() {
+        let mut budget = DeadlineBudget::new(None);
+        budget.observe(&report(40.0, 100.0, 100_000));
+        budget.set(Some(100.0));
         let PixelBudget(pixels) = budget.pixels(1_000_000);
         assert!((49_900..=50_100).contains(&pixels), "{pixels}");
     }

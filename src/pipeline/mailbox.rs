@@ -94,6 +94,11 @@ impl<T> Mailboxes<T> {
         }
     }
 
+    /// Number of cameras.
+    pub fn cameras(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// No more frames come in; those waiting can still be taken.
     pub fn close(&self) {
         self.lock().closed = true;

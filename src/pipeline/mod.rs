@@ -8,7 +8,7 @@ mod run;
 pub use backend::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 pub use budget::DeadlineBudget;
 pub use mailbox::{Admission, Mailboxes};
-pub use run::{Outcome, Payload, RunError, RunSettings, run};
+pub use run::{Outcome, Payload, RunError, RunSettings, Wanted, run, serve};
 
 use crate::types::{Frame, Mode};
 

@@ -63,37 +63,34 @@ struct Finished<T> {
     latency_ms: f64,
 }
 
+/// What is wanted of one frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Most pixels to refine, whatever the time.
+    pub capacity: u32,
+    /// What is wanted beside the labels.
+    pub extras: Extras,
+    /// Time for the frame, if it is bounded.
+    pub budget_ms: Option<f64>,
+}
+
 /// Feeds every payload of `source` to a slot and every outcome to `sink`, in the order of the source.
 ///
-/// The capacity of a frame is `capacity(size)` pixels. Buffers are bounded: `slots + 2` sets of outputs go round, and a
-/// worker takes one before it takes a frame, so a slow sink holds the source back instead of filling memory.
+/// The capacity of a frame is `capacity(size)` pixels.
 pub fn run<B, T, E>(
     backend: &B,
     settings: &RunSettings,
     capacity: impl Fn(Size) -> u32 + Sync,
     source: impl Iterator<Item = (CameraId, T)> + Send,
-    mut sink: impl FnMut(Outcome<'_, T>) -> Result<(), E>,
+    sink: impl FnMut(Outcome<'_, T>) -> Result<(), E>,
 ) -> Result<(), RunError<E>>
 where
     B: Backend,
     T: Payload,
 {
-    let mailboxes = Mailboxes::new(settings.cameras, settings.admission);
-    let slots = settings.slots.max(1);
-    let (free_sender, free) = mpsc::sync_channel(slots + 2);
-    for _ in 0..slots + 2 {
-        free_sender.send(FrameOutputs::default()).expect("the channel holds them all");
-    }
-    // Taking buffer, frame and index under one lock makes the index the order of the source.
-    let intake = Mutex::new((free, 0u64));
-    let (done_sender, done) = mpsc::sync_channel::<(u64, Finished<T>)>(slots + 2);
-    let budget = Mutex::new(DeadlineBudget::new(settings.budget_ms));
-
+    let RunSettings { extras, budget_ms, .. } = *settings;
+    let mailboxes = &Mailboxes::new(settings.cameras, settings.admission);
     std::thread::scope(|scope| {
-        // Owned here: a return drops it, and no worker waits for a buffer that nobody will give back.
-        let free_sender = free_sender;
-        let mailboxes = &mailboxes;
-        let (intake, budget, capacity) = (&intake, &budget, &capacity);
         scope.spawn(move || {
             let _close = CloseOnDrop(mailboxes);
             for (camera, payload) in source {
@@ -102,11 +99,48 @@ where
                 }
             }
         });
+        let wanted = |_, size| Wanted { capacity: capacity(size), extras, budget_ms };
+        serve(backend, mailboxes, settings.slots, settings.mode, wanted, sink)
+    })
+}
+
+/// Feeds what is left in the mailboxes to `slots` slots, until they are closed and empty, and every outcome to `sink`, in
+/// the order taken. Closes the mailboxes on every way out.
+///
+/// `wanted` is asked once a frame, when a slot has taken it. Buffers are bounded: `slots + 2` sets of outputs go round, and
+/// a worker takes one before it takes a frame, so a slow sink holds the source back instead of filling memory.
+pub fn serve<B, T, E>(
+    backend: &B,
+    mailboxes: &Mailboxes<T>,
+    slots: usize,
+    mode: Mode,
+    wanted: impl Fn(CameraId, Size) -> Wanted + Sync,
+    mut sink: impl FnMut(Outcome<'_, T>) -> Result<(), E>,
+) -> Result<(), RunError<E>>
+where
+    B: Backend,
+    T: Payload,
+{
+    let slots = slots.max(1);
+    let (free_sender, free) = mpsc::sync_channel(slots + 2);
+    for _ in 0..slots + 2 {
+        free_sender.send(FrameOutputs::default()).expect("the channel holds them all");
+    }
+    // Taking buffer, frame and index under one lock makes the index the order of the source.
+    let intake = Mutex::new((free, 0u64));
+    let (done_sender, done) = mpsc::sync_channel::<(u64, Finished<T>)>(slots + 2);
+    let budget = Mutex::new(DeadlineBudget::new(None));
+
+    std::thread::scope(|scope| {
+        // Owned here: a return drops it, and no worker waits for a buffer that nobody will give back.
+        let free_sender = free_sender;
+        let (intake, budget, wanted) = (&intake, &budget, &wanted);
         for _ in 0..slots {
             let done = done_sender.clone();
             scope.spawn(move || {
                 let _close = CloseOnDrop(mailboxes);
-                let mut worker = Worker { backend, settings, budget, capacity, slots: Vec::new() };
+                let sizes = mailboxes.cameras().max(1);
+                let mut worker = Worker { backend, mode, budget, wanted, sizes, slots: Vec::new() };
                 loop {
                     let mut intake = intake.lock().unwrap_or_else(PoisonError::into_inner);
                     let Ok(outputs) = intake.0.recv() else { break };
@@ -154,16 +188,18 @@ impl<T> Drop for CloseOnDrop<'_, T> {
     }
 }
 
-struct Worker<'a, B: Backend, C> {
+struct Worker<'a, B: Backend, W> {
     backend: &'a B,
-    settings: &'a RunSettings,
+    mode: Mode,
     budget: &'a Mutex<DeadlineBudget>,
-    capacity: &'a C,
-    /// One per size seen, most recently used last; a stream that keeps changing its size does not fill memory.
+    wanted: &'a W,
+    /// Most slots to keep: a stream that keeps changing its size does not fill memory.
+    sizes: usize,
+    /// One per size seen, most recently used last.
     slots: Vec<(Size, B::Slot)>,
 }
 
-impl<B: Backend, C: Fn(Size) -> u32> Worker<'_, B, C> {
+impl<B: Backend, W: Fn(CameraId, Size) -> Wanted> Worker<'_, B, W> {
     fn frame<T: Payload>(&mut self, camera: CameraId, payload: T, mut outputs: FrameOutputs) -> Finished<T> {
         let start = Instant::now();
         let result = payload.with_frame(|frame| self.process(&frame?, &mut outputs));
@@ -174,11 +210,14 @@ impl<B: Backend, C: Fn(Size) -> u32> Worker<'_, B, C> {
     fn process(&mut self, frame: &Frame<'_>, outputs: &mut FrameOutputs) -> Result<FrameReport, StageError> {
         let _span = tracing::info_span!("frame", camera = frame.camera.0, stamp = %frame.stamp).entered();
         frame.check()?;
-        let budget =
-            self.budget.lock().unwrap_or_else(PoisonError::into_inner).pixels((self.capacity)(frame.size));
-        let (backend, mode, extras) = (self.backend, self.settings.mode, self.settings.extras);
+        let Wanted { capacity, extras, budget_ms } = (self.wanted)(frame.camera, frame.size);
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.set(budget_ms);
+        let pixels = budget.pixels(capacity);
+        drop(budget);
+        let (backend, mode) = (self.backend, self.mode);
         let slot = self.slot(frame.size)?;
-        process(backend, slot, frame, mode, budget)?;
+        process(backend, slot, frame, mode, pixels)?;
         let report = backend.finish(slot, extras, outputs)?;
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).observe(&report);
         Ok(report)
@@ -188,7 +227,7 @@ impl<B: Backend, C: Fn(Size) -> u32> Worker<'_, B, C> {
         let slot = match self.slots.iter().position(|(held, _)| *held == size) {
             Some(place) => self.slots.remove(place),
             None => {
-                if self.slots.len() >= self.settings.cameras.max(1) {
+                if self.slots.len() >= self.sizes {
                     self.slots.remove(0);
                 }
                 (size, self.backend.slot(size)?)
@@ -222,6 +261,7 @@ mod tests {
 
     impl Backend for Echo {
         type Slot = EchoSlot;
+        fn set_alpha(&self, _: f32) {}
         fn slot(&self, size: Size) -> Result<EchoSlot, StageError> {
             self.slots.fetch_add(1, Ordering::Relaxed);
             Ok(EchoSlot { size, byte: 0 })

@@ -117,7 +117,11 @@ pub fn replay<B: Backend>(
         slots: options.slots,
         admission: Admission::Every,
         mode: plan.mode,
-        extras: Extras { coarse: plan.mode == Mode::Refined, entropy: options.panels > 0 },
+        extras: Extras {
+            coarse: plan.mode == Mode::Refined,
+            entropy: options.panels > 0,
+            refined: false,
+        },
         budget_ms: options.budget_ms,
     };
     let start = Instant::now();
