@@ -92,7 +92,7 @@ pub(super) fn latency_line(ms: &[f32], p50: f64, p99: f64) -> String {
     write_svg(
         &mut svg,
         format_args!(
-            r#"<text class="dim" x="{LEFT}" y="{foot}">0</text><text class="dim middle" x="{middle}" y="{foot}">frame (vertical: ms)</text><text class="dim end" x="{RIGHT}" y="{foot}">{}</text></svg>"#,
+            r#"<text class="dim" x="{LEFT}" y="{foot}">0</text><text class="dim middle" x="{middle}" y="{foot}">frame</text><text class="dim end" x="{RIGHT}" y="{foot}">{}</text></svg>"#,
             ms.len().saturating_sub(1)
         ),
     );

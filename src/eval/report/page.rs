@@ -42,8 +42,6 @@ pub(super) fn page(report: &Report<'_>) -> String {
 
 fn facts(summary: &Summary) -> String {
     let backend = &summary.backend;
-    let threads =
-        if summary.threads == 1 { "1 thread".into() } else { format!("{} threads", summary.threads) };
     let facts = [
         ("Mode", summary.mode.to_string()),
         ("Camera", text::sizes(summary)),
@@ -57,7 +55,7 @@ fn facts(summary: &Summary) -> String {
         ("Model", summary.model.path.clone()),
         ("Dense network", backend.segmenter.clone()),
         ("Sparse network", backend.refiner.clone()),
-        ("Device", format!("{}, {threads}", backend.device)),
+        ("Device", backend.device.clone()),
         ("Chosen because", backend.reason.clone()),
     ];
     let known = facts.iter().filter(|(_, value)| !value.is_empty());
@@ -146,7 +144,7 @@ fn time(report: &Report<'_>) -> String {
     };
     format!(
         "<div class=\"columns\">{stages}<section><h2>Latency</h2><p class=\"note\">Time from a frame taken up to its \
-         labels, in the order of the frames.</p>{}</section></div>",
+         labels, in milliseconds, in the order of the frames.</p>{}</section></div>",
         charts::latency_line(report.latencies_ms, latency.p50, latency.p99)
     )
 }
