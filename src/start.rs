@@ -27,7 +27,11 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
     };
     let threads = plan.threads;
     let segmenter = format!("onnx ({})", plan.segmenter.engine.name());
-    let refiner = if plan.refiner.is_some() { "cpu" } else { "none" }.to_owned();
+    let refiner = if plan.refiner.is_some() {
+        format!("cpu ({})", crate::cpu::instruction_set())
+    } else {
+        "no refiner".to_owned()
+    };
     let backend = CpuBackend::new(plan)?;
     let device = format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" });
     Ok((Started::Cpu(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))

@@ -16,10 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bag", &["types", "pipeline"]),
     ("eval", &["types"]),
     ("synth", &["types"]),
-    (
-        "ros",
-        &["types", "config", "bundle", "plan", "pipeline", "cpu", "start", "bag"],
-    ),
+    ("ros", &["types", "config", "bundle", "plan", "pipeline", "cpu", "start", "bag"]),
     ("replay", &["types", "config", "bundle", "plan", "pipeline", "start", "bag", "eval"]),
 ];
 

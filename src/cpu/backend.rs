@@ -17,7 +17,7 @@ use super::upsample::Upsampler;
 use super::{entropy, pixels};
 use crate::bundle::manifest::Resize;
 use crate::bundle::refiner::{Features, RefinerSpec, RefinerWeights};
-use crate::onnx::Segmenter;
+use crate::onnx::{OnnxError, Segmenter};
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 use crate::plan::{Geometry, Plan, RefinerPlan, SegmenterPlan};
 use crate::types::{Frame, FrameError, FrameReport, LabelImage, Size, Stage};
@@ -103,8 +103,13 @@ impl CpuBackend {
                 BackendError::Resources(format!("cannot start {} threads: {why}", plan.threads))
             })?;
         let SegmenterPlan { path, tensors, engine, .. } = &plan.segmenter;
-        let segmenter = Segmenter::load(path, tensors, *engine, plan.threads)
-            .map_err(|error| BackendError::Model(error.to_string()))?;
+        let segmenter =
+            Segmenter::load(path, tensors, *engine, plan.threads).map_err(|error| match error {
+                OnnxError::NotInBuild { .. } | OnnxError::Library { .. } => {
+                    BackendError::NotAvailable { backend: "onnx", why: error.to_string() }
+                }
+                error => BackendError::Model(error.to_string()),
+            })?;
         let refinement = match &plan.refiner {
             None => None,
             Some(refiner) => {
@@ -312,7 +317,8 @@ impl Backend for CpuBackend {
             outputs.refined.data.resize(outputs.refined.size.pixels(), 0);
             if extras.refined && self.refinement.is_some() {
                 for pixel in slot.sites.pixels() {
-                    outputs.refined.data[usize::from(pixel.row) * size.width as usize + usize::from(pixel.col)] = 255;
+                    outputs.refined.data
+                        [usize::from(pixel.row) * size.width as usize + usize::from(pixel.col)] = 255;
                 }
             }
         });

@@ -23,3 +23,4 @@ pub mod unet;
 pub mod upsample;
 
 pub use backend::{CpuBackend, CpuSlot};
+pub use tile::instruction_set;

@@ -1,6 +1,6 @@
 //! The register tile of the sparse convolution, compiled for the instruction sets of the host.
 //!
-//! The same portable code three times: plain, AVX2 with FMA, AVX-512. FMA rounds once where the plain version rounds
+//! Plain, AVX2 with FMA, AVX-512. FMA rounds once where the plain version rounds
 //! twice, so hosts differ in the last bits; one host always answers the same.
 
 use super::sites::ABSENT;
@@ -28,6 +28,20 @@ pub(super) struct Tile<'a> {
     pub(super) taps: &'a [usize],
 }
 
+/// The instruction set that runs here: `avx512`, `avx2` or `portable`.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return "avx2";
+        }
+    }
+    "portable"
+}
+
 /// Computes the sites of `tile`; `output` is the chunk's rows.
 pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
     #[cfg(target_arch = "x86_64")]
@@ -48,42 +62,102 @@ pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish:
 
 /// Compiled for the target's least instruction set; one rounding more per step than the others.
 fn run_portable(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    run_tiles::<2>(conv, tile, output, finish, accumulate::<2, false>, accumulate_rest::<2, false>);
+    let block = |sums: &mut Sums<2>, rows: &[&[f32; BLOCK]; 2], weights: &[[f32; PANEL]; BLOCK]| {
+        accumulate::<2, false>(sums, &rows.map(|row| &row[..]), weights);
+    };
+    run_tiles::<2>(conv, tile, output, finish, block, accumulate::<2, false>);
 }
 
-/// Six sites take twelve of sixteen registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
-    // Out of line: a loop of its own keeps its sums in registers.
-    #[inline(never)]
-    #[target_feature(enable = "avx2,fma")]
-    fn block(sums: &mut Sums<6>, rows: &[&[f32; BLOCK]; 6], weights: &[[f32; PANEL]; BLOCK]) {
-        accumulate::<6, true>(sums, rows, weights);
-    }
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
     fn rest(sums: &mut Sums<6>, rows: &[&[f32]; 6], weights: &[[f32; PANEL]]) {
-        accumulate_rest::<6, true>(sums, rows, weights);
+        accumulate::<6, true>(sums, rows, weights);
     }
-    run_tiles::<6>(conv, tile, output, finish, |s, r, w| block(s, r, w), |s, r, w| rest(s, r, w));
+    run_tiles::<6>(conv, tile, output, finish, |s, r, w| x86::block_avx2(s, r, w), |s, r, w| rest(s, r, w));
 }
 
-/// Twelve sites take twelve of thirty-two registers; more would leave some row without a register for its address.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn run_avx512(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
-    fn block(sums: &mut Sums<12>, rows: &[&[f32; BLOCK]; 12], weights: &[[f32; PANEL]; BLOCK]) {
+    fn rest(sums: &mut Sums<12>, rows: &[&[f32]; 12], weights: &[[f32; PANEL]]) {
         accumulate::<12, true>(sums, rows, weights);
     }
-    #[inline(never)]
+    run_tiles::<12>(
+        conv,
+        tile,
+        output,
+        finish,
+        |s, r, w| x86::block_avx512(s, r, w),
+        |s, r, w| rest(s, r, w),
+    );
+}
+
+/// The inner loop in intrinsics: left to itself the compiler unrolls it into thousands of scalar operations first, and
+/// takes minutes to put them together again.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "vector loads and stores")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, PANEL, Sums};
+
+    /// `sums[site] += rows[site] * weights`. Twelve sites take twelve of thirty-two registers; more would leave some
+    /// row without a register for its address.
     #[target_feature(enable = "avx512f")]
-    fn rest(sums: &mut Sums<12>, rows: &[&[f32]; 12], weights: &[[f32; PANEL]]) {
-        accumulate_rest::<12, true>(sums, rows, weights);
+    pub(super) fn block_avx512(
+        sums: &mut Sums<12>,
+        rows: &[&[f32; BLOCK]; 12],
+        weights: &[[f32; PANEL]; BLOCK],
+    ) {
+        let mut local = [_mm512_setzero_ps(); 12];
+        for (local, sum) in local.iter_mut().zip(sums.iter()) {
+            // SAFETY: PANEL = 16 floats lie behind the reference.
+            *local = unsafe { _mm512_loadu_ps(sum.as_ptr()) };
+        }
+        for (channel, weight) in weights.iter().enumerate() {
+            // SAFETY: as above.
+            let weight = unsafe { _mm512_loadu_ps(weight.as_ptr()) };
+            for (local, row) in local.iter_mut().zip(rows) {
+                *local = _mm512_fmadd_ps(_mm512_set1_ps(row[channel]), weight, *local);
+            }
+        }
+        for (local, sum) in local.iter().zip(sums) {
+            // SAFETY: as above, and nobody else has the reference.
+            unsafe { _mm512_storeu_ps(sum.as_mut_ptr(), *local) };
+        }
     }
-    run_tiles::<12>(conv, tile, output, finish, |s, r, w| block(s, r, w), |s, r, w| rest(s, r, w));
+
+    /// The same for six sites, which take twelve of sixteen registers.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn block_avx2(sums: &mut Sums<6>, rows: &[&[f32; BLOCK]; 6], weights: &[[f32; PANEL]; BLOCK]) {
+        const HALF: usize = PANEL / 2;
+        let mut local = [[_mm256_setzero_ps(); 2]; 6];
+        for (local, sum) in local.iter_mut().zip(sums.iter()) {
+            // SAFETY: PANEL = 2 * 8 floats lie behind the reference.
+            *local = unsafe { [_mm256_loadu_ps(sum.as_ptr()), _mm256_loadu_ps(sum[HALF..].as_ptr())] };
+        }
+        for (channel, weight) in weights.iter().enumerate() {
+            // SAFETY: as above.
+            let weight =
+                unsafe { [_mm256_loadu_ps(weight.as_ptr()), _mm256_loadu_ps(weight[HALF..].as_ptr())] };
+            for (local, row) in local.iter_mut().zip(rows) {
+                let x = _mm256_set1_ps(row[channel]);
+                *local = [_mm256_fmadd_ps(x, weight[0], local[0]), _mm256_fmadd_ps(x, weight[1], local[1])];
+            }
+        }
+        for (local, sum) in local.iter().zip(sums) {
+            // SAFETY: as above, and nobody else has the reference.
+            unsafe {
+                _mm256_storeu_ps(sum.as_mut_ptr(), local[0]);
+                _mm256_storeu_ps(sum[HALF..].as_mut_ptr(), local[1]);
+            }
+        }
+    }
 }
 
 /// Tiles of `SITES` sites by [`PANEL`] channels; a panel's weights stay in cache for the whole chunk.
@@ -147,26 +221,10 @@ fn run_tiles<const SITES: usize>(
     }
 }
 
-/// `sums[site] += rows[site] * weights` for a block of input channels. Their number is fixed, so that no index is
-/// checked in the loop.
+/// `sums[site] += rows[site] * weights`: the reference of the intrinsics, and what takes the fewer than [`BLOCK`]
+/// channels that are left over.
 #[inline(always)]
 fn accumulate<const SITES: usize, const FMA: bool>(
-    sums: &mut Sums<SITES>,
-    rows: &[&[f32; BLOCK]; SITES],
-    weights: &[[f32; PANEL]; BLOCK],
-) {
-    let mut local = *sums;
-    for (channel, weight) in weights.iter().enumerate() {
-        for (sum, row) in local.iter_mut().zip(rows) {
-            add_scaled::<FMA>(sum, row[channel], weight);
-        }
-    }
-    *sums = local;
-}
-
-/// The same for the fewer than [`BLOCK`] channels that are left over.
-#[inline(always)]
-fn accumulate_rest<const SITES: usize, const FMA: bool>(
     sums: &mut Sums<SITES>,
     rows: &[&[f32]; SITES],
     weights: &[[f32; PANEL]],

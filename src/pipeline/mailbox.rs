@@ -46,6 +46,11 @@ impl<T> Mailboxes<T> {
         Self { admission, state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
+    /// What happens to a frame whose camera already has one waiting.
+    pub fn admission(&self) -> Admission {
+        self.admission
+    }
+
     /// Leaves a frame. Gives it back if the mailboxes are closed. Waits for room only with [`Admission::Every`].
     ///
     /// # Panics

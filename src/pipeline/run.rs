@@ -107,8 +107,10 @@ where
 /// Feeds what is left in the mailboxes to `slots` slots, until they are closed and empty, and every outcome to `sink`, in
 /// the order taken. Closes the mailboxes on every way out.
 ///
-/// `wanted` is asked once a frame, when a slot has taken it. Buffers are bounded: `slots + 2` sets of outputs go round, and
-/// a worker takes one before it takes a frame, so a slow sink holds the source back instead of filling memory.
+/// `wanted` is asked once a frame, when a slot has taken it. Buffers are bounded: one set of outputs a slot goes
+/// round, live two more, and a worker takes one before it takes a frame, so a slow sink holds the source back instead of
+/// filling memory. Live, the spare sets let slots go on while results are published; in a replay there are none, so that
+/// with one slot nothing else runs, and disturbs the timing, while a frame is scored.
 pub fn serve<B, T, E>(
     backend: &B,
     mailboxes: &Mailboxes<T>,
@@ -122,13 +124,17 @@ where
     T: Payload,
 {
     let slots = slots.max(1);
-    let (free_sender, free) = mpsc::sync_channel(slots + 2);
-    for _ in 0..slots + 2 {
+    let sets = match mailboxes.admission() {
+        Admission::Every => slots,
+        Admission::Newest => slots + 2,
+    };
+    let (free_sender, free) = mpsc::sync_channel(sets);
+    for _ in 0..sets {
         free_sender.send(FrameOutputs::default()).expect("the channel holds them all");
     }
     // Taking buffer, frame and index under one lock makes the index the order of the source.
     let intake = Mutex::new((free, 0u64));
-    let (done_sender, done) = mpsc::sync_channel::<(u64, Finished<T>)>(slots + 2);
+    let (done_sender, done) = mpsc::sync_channel::<(u64, Finished<T>)>(sets);
     let budget = Mutex::new(DeadlineBudget::new(None));
 
     std::thread::scope(|scope| {

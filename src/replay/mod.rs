@@ -117,11 +117,7 @@ pub fn replay<B: Backend>(
         slots: options.slots,
         admission: Admission::Every,
         mode: plan.mode,
-        extras: Extras {
-            coarse: plan.mode == Mode::Refined,
-            entropy: options.panels > 0,
-            refined: false,
-        },
+        extras: Extras { coarse: plan.mode == Mode::Refined, entropy: options.panels > 0, refined: false },
         budget_ms: options.budget_ms,
     };
     let start = Instant::now();
@@ -243,7 +239,7 @@ impl Sink<'_> {
         let report = match &outcome.result {
             Ok(report) => report,
             Err(error) => {
-                tracing::warn!("frame {index} of {} rejected: {error}", self.topics[camera]);
+                tracing::info!("frame {index} of {} rejected: {error}", self.topics[camera]);
                 self.scorer.add_rejected(outcome.camera, error.reason());
                 return folder.row(&row(RowOutcome::Rejected(error.reason())));
             }

@@ -124,7 +124,7 @@ impl Iterator for Source {
                 }
                 Ok(None) => return None,
                 Err(error) => {
-                    tracing::warn!("{error}");
+                    tracing::info!("{error}");
                     let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
                     damage.push(error.to_string());
                     if damage.len() >= DAMAGE_LIMIT {

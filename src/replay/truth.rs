@@ -67,7 +67,7 @@ impl Truth {
     }
 
     fn mention(&mut self, what: String) {
-        tracing::warn!("{what}");
+        tracing::info!("{what}");
         if self.damage.len() < MENTIONED {
             self.damage.push(what);
         }

@@ -58,6 +58,9 @@ pub(crate) struct ReplayArgs {
     /// Also write a rosbag2 with the labels to OUT/bag.
     #[arg(long)]
     pub(crate) write_bag: bool,
+    /// Frames in flight [default: 1 on a CPU].
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
     /// Frames shown as pictures in the report.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) panels: usize,
@@ -77,20 +80,17 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Rten)]
     pub(crate) onnx_engine: EngineArg,
     /// Refine pixels whose entropy exceeds A nats [default: the bundle's].
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub(crate) alpha: Option<f32>,
     /// Refine at most this share of the pixels, 0 to 1 [default: the bundle's].
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) max_fraction: Option<f32>,
     /// Refine only what fits into X milliseconds a frame [default: no bound].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) budget_ms: Option<f64>,
     /// CPU threads of all stages together [default: all].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Frames in flight [default: 1 on a CPU].
-    #[arg(long, value_name = "N")]
-    pub(crate) slots: Option<usize>,
 }
 
 #[derive(Args)]
@@ -105,7 +105,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) frames: u32,
     /// Modes to time, each frame in each mode in turn [default: all that the bundle has].
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "MODE,MODE")]
     pub(crate) compare: Vec<ModeArg>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -204,7 +204,7 @@ impl RunArgs {
             max_fraction: self.max_fraction,
             budget_ms: self.budget_ms,
             threads: self.threads,
-            slots: self.slots,
+            slots: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 use sparse_refine::bundle::Bundle;
 use sparse_refine::config::{BackendChoice, Config};
+use sparse_refine::cpu::instruction_set;
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{cuda_state, start};
 use sparse_refine::types::Mode;
@@ -76,23 +77,7 @@ fn in_build(present: bool, feature: &str) -> String {
 
 fn processor() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{threads} threads, {}", instruction_sets())
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_sets() -> String {
-    let found = [
-        ("sse2", true),
-        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-        ("fma", std::arch::is_x86_feature_detected!("fma")),
-        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-    ];
-    found.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_sets() -> String {
-    std::env::consts::ARCH.to_owned()
+    format!("{threads} threads, {}", instruction_set())
 }
 
 /// Loads a bundle as a run would, networks included.

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sparse_refine::bundle::Bundle;
+use sparse_refine::config::Config;
 use sparse_refine::eval::{ModelFacts, table};
 use sparse_refine::plan::Plan;
 use sparse_refine::replay::{ReplayError, ReplayOptions, Replayed, replay};
@@ -24,7 +25,7 @@ impl From<ReplayError> for Failure {
 }
 
 pub(crate) fn run(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
-    let config = args.run.config(args.mode.into());
+    let config = Config { slots: args.slots, ..args.run.config(args.mode.into()) };
     let bundle = Bundle::load(&args.model)?;
     let plan = Plan::new(&config, &bundle)?;
     let (started, backend) = start(plan.clone(), config.backend)?;
@@ -57,8 +58,11 @@ pub(crate) fn run(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
     };
     bar.finish_and_clear();
     let Replayed { summary, report } = replayed?;
-    for damage in &summary.damage {
-        eprintln!("sparse_refine: warning: {}", damage.replace('\n', " "));
+    if json {
+        // The table shows them itself.
+        for damage in &summary.damage {
+            eprintln!("sparse_refine: warning: {}", damage.replace('\n', " "));
+        }
     }
     crate::print(&if json { summary.to_json() } else { table(&summary, Some(&report)) });
     Ok(())

@@ -1,7 +1,7 @@
 //! `--trace FILE` and log lines on standard error (`RUST_LOG`, default: warnings).
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, IsTerminal as _};
 use std::path::Path;
 
 use tracing_chrome::{ChromeLayerBuilder, FlushGuard};
@@ -14,8 +14,11 @@ use crate::exit::{FILES, Failure};
 /// Starts logging, and tracing if a file is given. The trace is complete when the guard is dropped.
 pub(crate) fn start(file: Option<&Path>) -> Result<Option<FlushGuard>, Failure> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let log =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter(filter);
     let registry = tracing_subscriber::registry().with(log);
     let Some(path) = file else {
         registry.init();
