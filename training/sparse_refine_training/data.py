@@ -127,7 +127,7 @@ class Grid:
         return np.ascontiguousarray(cells.transpose(2, 0, 1))
 
     def shares(self, label, classes):
-        """How much of each cell each class covers, ignored pixels left out: uint8 `[classes, rows, columns]`, 255 = all.
+        """How much of each cell each class covers: uint8 `[classes, rows, columns]`, 255 = all of it.
 
         Soft targets keep what a majority vote would hide: a wire through a cell of sky leaves the network unsure.
         """

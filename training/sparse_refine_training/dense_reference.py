@@ -1,7 +1,7 @@
 """The refiner computed densely with PyTorch's own operators, masked again after each: the source of the golden values.
 
-Works in the type of its inputs. Shares no code with sparse.py and unet.py. Images are `[1, channels, rows, columns]`, masks `[rows, columns]`, kernels
-`[9, in, out]`; weights come by their names in docs/bundle.md.
+Works in the type of its inputs. Shares no code with sparse.py and unet.py. Images are `[1, channels, rows, columns]`,
+masks `[rows, columns]`, kernels `[9, in, out]`; weights come by their names in docs/bundle.md.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Writes a bundle: segmenter.onnx, refiner.safetensors and model.toml with their hashes (docs/bundle.md)."""
 
 import hashlib
+import inspect
 import io
 import json
 import warnings
@@ -56,7 +57,7 @@ def write_onnx(model, size, path):
     """Exports with BatchNorm folded and a batch of one; returns the file's sha256."""
     buffer = io.BytesIO()
     # From 2.9 on PyTorch's default exporter is another one, which needs more packages.
-    legacy = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
+    legacy = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -1,8 +1,8 @@
 """Writes the golden files of the Rust tests: small inputs and the results of the dense reference, from one seed.
 
 Inputs and weights are float32 numbers; the results are computed in float64 and rounded once, so that a test measures
-the error of what it tests. Contents and names are listed in training/README.md. The cases hold what the index rules can get wrong: sites in the
-last rows and columns, isolated pixels, aligned blocks, odd sizes, levels that stay empty.
+the error of what it tests. Contents and names are listed in training/README.md. The cases hold what the index rules can
+get wrong: sites in the last rows and columns, isolated pixels, aligned blocks, odd sizes, levels that stay empty.
 """
 
 from pathlib import Path

@@ -32,8 +32,9 @@ def seed_everything(options):
 
 
 def train(model, step, options, facts, weight_decay):
-    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss. `facts`: stored in the checkpoint beside the weights.
+    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss.
 
+    `facts` are stored in the checkpoint beside the weights.
     The random numbers of a step depend on the seed and the step's number only, so a resumed run draws what an
     uninterrupted one would have drawn.
     """

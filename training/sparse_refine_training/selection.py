@@ -10,7 +10,7 @@ def entropy(logits):
 
 
 def to_grid(logits, size):
-    """Logits `[images, classes, h, w]` bilinearly (half-pixel centres, clamped) to the segmenter's grid (height, width)."""
+    """Logits `[n, classes, h, w]` upsampled bilinearly (half-pixel centres, clamped) to the grid (height, width)."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

@@ -92,13 +92,9 @@ class _GatherConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, table, reverse):
         taps, inputs, outputs = weight.shape
-        flat = weight.reshape(taps * inputs, outputs)
-        if not (x.requires_grad or weight.requires_grad):
-            padded = _pad(x)
-            return torch.cat([_gather(padded, part) @ flat for part in table.split(CHUNK)])
         columns = _gather(_pad(x), table)
         ctx.save_for_backward(columns, weight, reverse)
-        return columns @ flat
+        return columns @ weight.reshape(taps * inputs, outputs)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -109,6 +105,14 @@ class _GatherConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = _gather(_pad(gradient), reverse) @ weight.transpose(1, 2).reshape(taps * outputs, inputs)
         return of_x, of_weight, None, None
+
+
+def _convolve(x, weight, table, reverse):
+    """`y[o] = sum_k x[table[o, k]] K[k]`; `reverse` is the table of the same pairs from the input's side."""
+    if torch.is_grad_enabled():
+        return _GatherConv.apply(x, weight, table, reverse)
+    flat, padded = weight.reshape(-1, weight.shape[2]), _pad(x)
+    return torch.cat([_gather(padded, part) @ flat for part in table.split(CHUNK)])
 
 
 def _pad(x):
@@ -122,14 +126,14 @@ def _gather(padded, table):
 def submanifold(x, weight, table):
     """3x3 convolution at the input's own sites."""
     # The neighbour at offset d sees this site at -d: tap 8 - k.
-    return _GatherConv.apply(x, weight, table, table.flip(1))
+    return _convolve(x, weight, table, table.flip(1))
 
 
 def down(x, weight, pyramid, level):
     """Stride-2 convolution from `level` to `level + 1`."""
-    return _GatherConv.apply(x, weight, pyramid.down[level], pyramid.up[level])
+    return _convolve(x, weight, pyramid.down[level], pyramid.up[level])
 
 
 def up(x, weight, pyramid, level):
     """Transposed convolution from `level + 1` onto the sites of `level`."""
-    return _GatherConv.apply(x, weight, pyramid.up[level], pyramid.down[level])
+    return _convolve(x, weight, pyramid.up[level], pyramid.down[level])

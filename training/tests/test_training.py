@@ -15,7 +15,10 @@ from sparse_refine_training.segmenter import Segmenter, macs
 from sparse_refine_training.unet import Refiner, bundle_tensors
 
 SEGMENTER = "segmenter {data} --size 48x32 --crop 48x32 --out {out} --learning-rate 0.01 --threads 1 --batch 2"
-REFINER = "refiner {data} --segmenter {seg} --out {out} --planes 4,8 --crop 64x64 --batch 2 --alpha 0.2 --learning-rate 0.01 --threads 1"
+REFINER = (
+    "refiner {data} --segmenter {seg} --out {out} --planes 4,8 --crop 64x64 --batch 2 --alpha 0.2 "
+    "--learning-rate 0.01 --threads 1"
+)
 
 
 def command(text, **places):
