@@ -36,6 +36,32 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
+/// Longest side of a picture that is drawn here.
+const SIDE_LIMIT: u32 = 16_384;
+
+fn drawn_size(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.width > SIDE_LIMIT || size.height > SIDE_LIMIT {
+        return Err(format!("{size} is too large: at most {SIDE_LIMIT} pixels a side"));
+    }
+    Ok(size)
+}
+
+/// What the parser says over several lines, in one: the fault, tips, and where the help is.
+pub(crate) fn one_line(error: &str) -> String {
+    let mut parts = Vec::new();
+    let mut command = "sparse_refine".to_owned();
+    for line in error.lines().map(str::trim) {
+        if let Some(usage) = line.strip_prefix("Usage: ") {
+            let words = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-']));
+            command = words.collect::<Vec<_>>().join(" ");
+        } else if !line.is_empty() && !line.starts_with("For more information") {
+            parts.push(line.strip_prefix("error: ").unwrap_or(line));
+        }
+    }
+    format!("{}; see `{command} --help`", parts.join(" "))
+}
+
 #[derive(Args)]
 pub(crate) struct ReplayArgs {
     /// A rosbag2 folder, .mcap or .db3 file (also .zstd).
@@ -99,7 +125,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Camera resolution.
-    #[arg(long, value_name = "WxH", default_value = "3840x2160")]
+    #[arg(long, value_name = "WxH", default_value = "3840x2160", value_parser = drawn_size)]
     pub(crate) size: Size,
     /// Frames timed per mode, after two that are not.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
@@ -116,7 +142,7 @@ pub(crate) struct SynthArgs {
     /// Folder to make.
     pub(crate) out: PathBuf,
     /// Resolution of every image.
-    #[arg(long, value_name = "WxH", default_value = "3840x2160")]
+    #[arg(long, value_name = "WxH", default_value = "3840x2160", value_parser = drawn_size)]
     pub(crate) size: Size,
     /// Frames per camera and scene.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -134,7 +160,7 @@ pub(crate) struct SynthArgs {
     #[arg(long, value_enum, default_value_t = SynthFormat::Bag)]
     pub(crate) format: SynthFormat,
     /// Frames per second of the recording.
-    #[arg(long, value_name = "HZ", default_value_t = 10.0)]
+    #[arg(long, value_name = "HZ", default_value_t = 10.0, allow_negative_numbers = true)]
     pub(crate) fps: f64,
     /// Write into a folder that is not empty.
     #[arg(long)]

@@ -5,14 +5,14 @@ use std::time::Instant;
 use serde_json::json;
 use sparse_refine::bundle::Bundle;
 use sparse_refine::eval::Samples;
-use sparse_refine::pipeline::{Backend as _, DeadlineBudget, Extras, FrameOutputs, process};
+use sparse_refine::pipeline::{Backend as _, DeadlineBudget, Extras, FrameOutputs, StageError, process};
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{Started, start};
 use sparse_refine::synth::{SceneSpec, render};
 use sparse_refine::types::{CameraId, Frame, FrameReport, Mode, PixelFormat, Size, Stage, Stamp};
 
 use crate::args::{BenchArgs, ModeArg};
-use crate::exit::{DEVICE, Failure};
+use crate::exit::{DEVICE, Failure, USAGE};
 
 /// Different images, so that no mode is timed on a lucky one.
 const SCENES: u32 = 3;
@@ -70,7 +70,7 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
     let mut slots = Vec::new();
     for contender in contenders.iter() {
         let Started::Cpu(backend) = &contender.backend;
-        slots.push(backend.slot(args.size).map_err(|error| Failure::new(DEVICE, error))?);
+        slots.push(backend.slot(args.size).map_err(stage_failure)?);
     }
     let mut outputs = FrameOutputs::default();
     for round in 0..WARM_UP + args.frames {
@@ -89,7 +89,7 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
             let start = Instant::now();
             let report = process(&**backend, slot, &frame, contender.plan.mode, budget)
                 .and_then(|()| backend.finish(slot, Extras::default(), &mut outputs))
-                .map_err(|error| Failure::new(DEVICE, error))?;
+                .map_err(stage_failure)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             contender.budget.observe(&report);
             if round >= WARM_UP {
@@ -98,6 +98,12 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
         }
     }
     Ok(())
+}
+
+/// A size that the bundle cannot take is the user's to change.
+fn stage_failure(error: StageError) -> Failure {
+    let code = if matches!(error, StageError::Frame(_)) { USAGE } else { DEVICE };
+    Failure::new(code, error)
 }
 
 impl Contender {

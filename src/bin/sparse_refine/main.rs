@@ -19,8 +19,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+            return usage(&error);
         }
     };
     match run(&cli) {
@@ -30,6 +29,17 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Help and version as they are, anything else as one line like every other failure.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+    }
+    eprintln!("sparse_refine: {}", args::one_line(&error.to_string()));
+    ExitCode::from(exit::USAGE)
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {

@@ -20,8 +20,9 @@ const CAMERAS: [&str; 4] = ["front", "left", "right", "front_tele"];
 const START_NS: i64 = 1_700_000_000_000_000_000;
 
 pub(crate) fn run(args: &SynthArgs, json: bool) -> Result<(), Failure> {
-    if !(args.fps.is_finite() && args.fps > 0.0) {
-        return Err(Failure::new(USAGE, format!("--fps is {}, it must be above 0", args.fps)));
+    // Slower, the stamps of a long recording would run out of what a ROS stamp can hold.
+    if !(0.001..=1000.0).contains(&args.fps) {
+        return Err(Failure::new(USAGE, format!("--fps is {}, 0.001 to 1000 are possible", args.fps)));
     }
     if args.scenes > 1 && args.format == SynthFormat::Bag {
         return Err(Failure::new(USAGE, "a recording shows one scene; use --format images with --scenes"));
