@@ -62,6 +62,13 @@ pub enum ReplayError {
         "{labels} --label-topic for {images} --image-topic; give each label topic after its camera's image topic"
     )]
     TooManyLabels { labels: usize, images: usize },
+    #[error("--image-topic names `{topic}` twice; name each camera once")]
+    RepeatedTopic { topic: String },
+    #[error(
+        "the recording {} lies where the labels of this replay would go; choose another output folder: {}",
+        bag.display(), out.display()
+    )]
+    OwnRecording { bag: PathBuf, out: PathBuf },
     #[error("the output folder is not empty; choose another or add --force: {}", path.display())]
     NotEmpty { path: PathBuf },
     #[error("cannot write ({why}); check permissions and free space: {}", path.display())]
@@ -89,6 +96,9 @@ pub fn replay<B: Backend>(
     let bag = Bag::open(&options.bag)?;
     let cameras = choose_cameras(&bag, options)?;
     let total = frame_count(&bag, &cameras);
+    if output::holds(&options.out, &options.bag) {
+        return Err(ReplayError::OwnRecording { bag: options.bag.clone(), out: options.out.clone() });
+    }
     let mut folder = OutputFolder::prepare(&options.out, options.force)?;
     let topics: Vec<String> = cameras.iter().map(|camera| camera.topic.clone()).collect();
     let names = camera_names(&topics);
@@ -184,6 +194,9 @@ fn choose_cameras(bag: &Bag, options: &ReplayOptions) -> Result<Vec<Camera>, Rep
         return Ok(found.into_iter().map(Camera::from).collect());
     }
     let cameras = options.image_topics.iter().enumerate().map(|(index, topic)| {
+        if options.image_topics[..index].contains(topic) {
+            return Err(ReplayError::RepeatedTopic { topic: topic.clone() });
+        }
         let known = found.iter().find(|camera| camera.image.name == *topic);
         let label = match options.label_topics.get(index) {
             Some(label) => Some((label.clone(), bag.image_kind(label)?)),

@@ -62,6 +62,14 @@ impl OutputFolder {
     }
 }
 
+/// Whether a recording lies in the part of an output folder that a replay clears.
+pub(super) fn holds(out: &Path, recording: &Path) -> bool {
+    match (out.join(BAG).canonicalize(), recording.canonicalize()) {
+        (Ok(cleared), Ok(recording)) => recording.starts_with(cleared),
+        _ => false,
+    }
+}
+
 fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), ReplayError> {
     match how(path) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => {

@@ -16,7 +16,10 @@ use crate::exit::{DEVICE, FILES, Failure, USAGE};
 impl From<ReplayError> for Failure {
     fn from(error: ReplayError) -> Self {
         let code = match &error {
-            ReplayError::NotEmpty { .. } | ReplayError::TooManyLabels { .. } => USAGE,
+            ReplayError::NotEmpty { .. }
+            | ReplayError::OwnRecording { .. }
+            | ReplayError::TooManyLabels { .. }
+            | ReplayError::RepeatedTopic { .. } => USAGE,
             ReplayError::Device(_) => DEVICE,
             ReplayError::Bag(_) | ReplayError::NoImages { .. } | ReplayError::Unwritable { .. } => FILES,
         };
