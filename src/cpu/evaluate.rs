@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::math::{LARGEST_SURPRISE, exp, ln};
 use super::scratch::with_floats;
+use super::simd::{Kernel, run_widest};
 use super::sites::Pixel;
 use super::upsample::{Tap, lerp};
 use crate::bundle::manifest::Upsample;
@@ -65,7 +66,8 @@ pub(crate) fn cells_of_row(logits: &Logits<'_>, row: u32, entropy: &mut [f32], l
     with_floats(logits.classes * LANES, |exponentials| {
         let blocks = entropy.chunks_mut(LANES).zip(labels.chunks_mut(LANES)).enumerate();
         for (block, (entropy, labels)) in blocks {
-            evaluate(&logits.data[start + block * LANES..], plane, exponentials, entropy, labels);
+            let logits = &logits.data[start + block * LANES..];
+            run_widest(Evaluate { logits, stride: plane, exponentials, entropy, labels });
         }
     });
 }
@@ -102,51 +104,66 @@ pub(crate) fn pixels_of_row(
                     *value = lerp(low, high, tap.weight);
                 }
             }
-            evaluate(sampled, LANES, exponentials, entropy, labels);
+            run_widest(Evaluate { logits: sampled, stride: LANES, exponentials, entropy, labels });
         }
     });
 }
 
 /// The formula above for up to [`LANES`] neighbouring vectors; class `c` starts at `logits[c * stride]`.
-#[inline(always)]
-fn evaluate(logits: &[f32], stride: usize, exponentials: &mut [f32], entropy: &mut [f32], labels: &mut [u8]) {
-    let lanes = entropy.len();
-    let classes = exponentials.len() / LANES;
-    let vectors = |class: usize| &logits[class * stride..][..lanes];
+struct Evaluate<'a> {
+    logits: &'a [f32],
+    stride: usize,
+    /// Work memory, `LANES` per class.
+    exponentials: &'a mut [f32],
+    entropy: &'a mut [f32],
+    labels: &'a mut [u8],
+}
 
-    let mut top = [f32::NEG_INFINITY; LANES];
-    let mut best = [0_u32; LANES];
-    // Stays 0 while everything is finite: NaN * 0 and infinity * 0 are NaN, and remain.
-    let mut taint = [0.0_f32; LANES];
-    for class in 0..classes {
-        for (((&z, top), best), taint) in vectors(class).iter().zip(&mut top).zip(&mut best).zip(&mut taint) {
-            let better = z > *top;
-            *top = if better { z } else { *top };
-            *best = if better { class as u32 } else { *best };
-            *taint += z * 0.0;
+impl Kernel for Evaluate<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let lanes = self.entropy.len();
+        let vectors = |class: usize| &self.logits[class * self.stride..][..lanes];
+
+        let mut top = [f32::NEG_INFINITY; LANES];
+        let mut best = [0_u32; LANES];
+        // Stays 0 while everything is finite: NaN * 0 and infinity * 0 are NaN, and remain.
+        let mut taint = [0.0_f32; LANES];
+        for class in 0..self.exponentials.len() / LANES {
+            for (((&z, top), best), taint) in
+                vectors(class).iter().zip(&mut top).zip(&mut best).zip(&mut taint)
+            {
+                let better = z > *top;
+                *top = if better { z } else { *top };
+                *best = if better { class as u32 } else { *best };
+                *taint += z * 0.0;
+            }
         }
-    }
-    let mut total = [0.0_f32; LANES];
-    for (class, exponentials) in exponentials.chunks_exact_mut(LANES).enumerate() {
-        let lanes = vectors(class).iter().zip(exponentials).zip(&top).zip(&mut total);
-        for (((&z, q), &top), total) in lanes {
-            *q = exp(z - top);
-            *total += *q;
+        let mut total = [0.0_f32; LANES];
+        for (class, exponentials) in self.exponentials.chunks_exact_mut(LANES).enumerate() {
+            for (((&z, q), &top), total) in vectors(class).iter().zip(exponentials).zip(&top).zip(&mut total)
+            {
+                *q = exp(z - top);
+                *total += *q;
+            }
         }
-    }
-    let ln_total = total.map(ln);
-    let mut surprise = [0.0_f32; LANES];
-    for (class, exponentials) in exponentials.chunks_exact(LANES).enumerate() {
-        let lanes = vectors(class).iter().zip(exponentials).zip(&top).zip(&ln_total).zip(&mut surprise);
-        for ((((&z, &q), &top), &ln_total), surprise) in lanes {
-            let bits = ln_total - (z - top);
-            *surprise += q * if bits < LARGEST_SURPRISE { bits } else { LARGEST_SURPRISE };
+        let mut ln_total = [0.0_f32; LANES];
+        for (ln_total, &total) in ln_total.iter_mut().zip(&total) {
+            *ln_total = ln(total);
         }
-    }
-    for lane in 0..lanes {
-        let finite = taint[lane] == 0.0;
-        entropy[lane] = if finite { surprise[lane] / total[lane] } else { 0.0 };
-        labels[lane] = if finite { best[lane] as u8 } else { UNLABELLED };
+        let mut surprise = [0.0_f32; LANES];
+        for (class, exponentials) in self.exponentials.chunks_exact(LANES).enumerate() {
+            let lanes = vectors(class).iter().zip(exponentials).zip(&top).zip(&ln_total).zip(&mut surprise);
+            for ((((&z, &q), &top), &ln_total), surprise) in lanes {
+                let nats = ln_total - (z - top);
+                *surprise += q * if nats < LARGEST_SURPRISE { nats } else { LARGEST_SURPRISE };
+            }
+        }
+        for lane in 0..lanes {
+            let finite = taint[lane] == 0.0;
+            self.entropy[lane] = if finite { surprise[lane] / total[lane] } else { 0.0 };
+            self.labels[lane] = if finite { best[lane] as u8 } else { UNLABELLED };
+        }
     }
 }
 

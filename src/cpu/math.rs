@@ -12,7 +12,7 @@ pub const LARGEST_SURPRISE: f32 = 11.512_925;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in two parts: the first has so few bits that `n * LN2_HIGH` is exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Adding `1.5 * 2^23` rounds to the nearest integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12_582_912.0;

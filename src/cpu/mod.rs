@@ -16,6 +16,7 @@ pub mod residual;
 pub mod resize;
 mod scratch;
 pub mod select;
+mod simd;
 pub mod sites;
 pub mod sparse_conv;
 mod tile;

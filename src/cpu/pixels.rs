@@ -14,6 +14,7 @@
 
 use rayon::prelude::*;
 
+use super::simd::{Kernel, run_widest};
 use crate::types::{Frame, PixelFormat};
 
 /// Pixels per block; even, so that no pair is split.
@@ -24,11 +25,25 @@ type Planes = [[u8; BLOCK]; 3];
 
 /// Converts a frame that has passed [`Frame::check`] into `rgb`, `width * height * 3` bytes.
 pub fn to_rgb8(frame: &Frame<'_>, rgb: &mut [u8]) {
-    let (width, height) = (frame.size.width as usize, frame.size.height as usize);
-    assert_eq!(rgb.len(), width * height * 3, "rgb holds one image of {}", frame.size);
-    let bytes = frame.format.row_bytes(frame.size.width);
-    let row_of = |row: usize| &frame.data[row * frame.step..][..bytes];
-    rgb.par_chunks_mut(width * 3).enumerate().with_min_len(16).for_each(|(row, out)| {
+    assert_eq!(rgb.len(), frame.size.pixels() * 3, "rgb holds one image of {}", frame.size);
+    let rows = rgb.par_chunks_mut(frame.size.width as usize * 3).enumerate().with_min_len(16);
+    rows.for_each(|(row, out)| run_widest(Row { frame, row, out }));
+}
+
+/// One row of the image.
+struct Row<'a> {
+    frame: &'a Frame<'a>,
+    row: usize,
+    out: &'a mut [u8],
+}
+
+impl Kernel for Row<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { frame, row, out } = self;
+        let height = frame.size.height as usize;
+        let bytes = frame.format.row_bytes(frame.size.width);
+        let row_of = |row: usize| &frame.data[row * frame.step..][..bytes];
         let source = row_of(row);
         match frame.format {
             PixelFormat::Rgb8 => out.copy_from_slice(source),
@@ -47,9 +62,10 @@ pub fn to_rgb8(frame: &Frame<'_>, rgb: &mut [u8]) {
                 bayer([row_of(above), source, row_of(below)], out, pattern(frame.format, row));
             }
         }
-    });
+    }
 }
 
+#[inline(always)]
 fn repack<const N: usize>(source: &[u8], out: &mut [u8], order: [usize; 3]) {
     let (pixels, _) = source.as_chunks::<N>();
     let (out, _) = out.as_chunks_mut::<3>();
@@ -58,6 +74,7 @@ fn repack<const N: usize>(source: &[u8], out: &mut [u8], order: [usize; 3]) {
     }
 }
 
+#[inline(always)]
 fn interleave(planes: &Planes, out: &mut [u8]) {
     let (out, _) = out.as_chunks_mut::<3>();
     for (pixel, out) in out.iter_mut().enumerate() {
@@ -66,6 +83,7 @@ fn interleave(planes: &Planes, out: &mut [u8]) {
 }
 
 /// Four bytes for two pixels; `order` says where Y0, Y1, U, V are.
+#[inline(always)]
 fn yuv_422(source: &[u8], out: &mut [u8], order: [usize; 4]) {
     let (mut luma, mut blue, mut red) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
     for (source, out) in source.chunks(BLOCK * 2).zip(out.chunks_mut(BLOCK * 3)) {
@@ -80,6 +98,7 @@ fn yuv_422(source: &[u8], out: &mut [u8], order: [usize; 4]) {
     }
 }
 
+#[inline(always)]
 fn nv12(luma_row: &[u8], chroma_row: &[u8], out: &mut [u8]) {
     let (mut luma, mut blue, mut red) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
     let blocks = luma_row.chunks(BLOCK).zip(chroma_row.chunks(BLOCK)).zip(out.chunks_mut(BLOCK * 3));
@@ -94,6 +113,7 @@ fn nv12(luma_row: &[u8], chroma_row: &[u8], out: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn yuv_to_rgb(luma: &[u8; BLOCK], blue: &[u8; BLOCK], red: &[u8; BLOCK]) -> Planes {
     let mut planes = [[0; BLOCK]; 3];
     let [r, g, b] = &mut planes;
@@ -139,6 +159,7 @@ fn pattern(format: PixelFormat, row: usize) -> RowPattern {
 }
 
 /// One output row from the row above, the row itself and the row below.
+#[inline(always)]
 fn bayer(rows: [&[u8]; 3], out: &mut [u8], pattern: RowPattern) {
     let width = rows[1].len();
     let (mut own, mut green, mut other) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);

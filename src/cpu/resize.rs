@@ -10,6 +10,7 @@
 use rayon::prelude::*;
 
 use super::scratch::with_sums;
+use super::simd::{Kernel, run_widest};
 use crate::plan::{Geometry, Normalisation};
 use crate::types::Size;
 
@@ -137,7 +138,7 @@ impl AreaResize {
         }
         let pitch = self.camera.width as usize * 3;
         with_sums(pitch, |sums| {
-            self.sum_rows(rgb, span, sums);
+            run_widest(SumRows { axis: &self.rows, rgb, span, sums });
             let (pixels, _) = sums.as_chunks::<3>();
             let height = self.rows.covered(span);
             let whole = match self.columns.ratio {
@@ -158,27 +159,6 @@ impl AreaResize {
                 self.store(cell, totals, self.columns.covered(span) * height, &mut planes);
             }
         });
-    }
-
-    /// Adds up the rows of a span, each times its overlap, byte by byte.
-    fn sum_rows(&self, rgb: &[u8], span: Span, sums: &mut [u32]) {
-        let pitch = sums.len();
-        let block = &rgb[span.first as usize * pitch..span.end as usize * pitch];
-        match (self.rows.ratio, span.end - span.first) {
-            (Some(2), 2) => sum_unweighted::<2>(block, sums),
-            (Some(3), 3) => sum_unweighted::<3>(block, sums),
-            (Some(4), 4) => sum_unweighted::<4>(block, sums),
-            (Some(8), 8) => sum_unweighted::<8>(block, sums),
-            _ => {
-                sums.fill(0);
-                for (pixel, row) in (span.first..).zip(block.chunks_exact(pitch)) {
-                    let overlap = self.rows.overlap(span, pixel);
-                    for (sum, &level) in sums.iter_mut().zip(row) {
-                        *sum += u32::from(level) * overlap;
-                    }
-                }
-            }
-        }
     }
 
     /// The cells of `N` whole pixels, all inside the camera; returns how many they are.
@@ -214,8 +194,41 @@ impl AreaResize {
     }
 }
 
-/// Adds up `N` rows.
-fn sum_unweighted<const N: usize>(block: &[u8], sums: &mut [u32]) {
+/// Adds up the rows of a span, each times its overlap, byte by byte.
+struct SumRows<'a> {
+    axis: &'a Axis,
+    rgb: &'a [u8],
+    span: Span,
+    sums: &'a mut [u32],
+}
+
+impl Kernel for SumRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { axis, rgb, span, sums } = self;
+        let pitch = sums.len();
+        let block = &rgb[span.first as usize * pitch..span.end as usize * pitch];
+        match (axis.ratio, span.end - span.first) {
+            (Some(2), 2) => sum_whole::<2>(block, sums),
+            (Some(3), 3) => sum_whole::<3>(block, sums),
+            (Some(4), 4) => sum_whole::<4>(block, sums),
+            (Some(8), 8) => sum_whole::<8>(block, sums),
+            _ => {
+                sums.fill(0);
+                for (pixel, row) in (span.first..).zip(block.chunks_exact(pitch)) {
+                    let overlap = axis.overlap(span, pixel);
+                    for (sum, &level) in sums.iter_mut().zip(row) {
+                        *sum += u32::from(level) * overlap;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds up `N` rows that lie wholly in the cell.
+#[inline(always)]
+fn sum_whole<const N: usize>(block: &[u8], sums: &mut [u32]) {
     let pitch = sums.len();
     let rows: [&[u8]; N] = std::array::from_fn(|row| &block[row * pitch..][..pitch]);
     for (byte, sum) in sums.iter_mut().enumerate() {

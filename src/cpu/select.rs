@@ -248,8 +248,14 @@ impl Selection {
         self.for_blocks(out, pitch, &|row, block| {
             let (first, copies) = block.split_at_mut(pitch);
             let labels = &self.labels[row * width..][..width];
-            for (columns, &label) in self.columns.windows(2).zip(labels) {
-                first[columns[0] as usize..columns[1] as usize].fill(label_of[usize::from(label)]);
+            if width == pitch {
+                for (out, &label) in first.iter_mut().zip(labels) {
+                    *out = label_of[usize::from(label)];
+                }
+            } else {
+                for (columns, &label) in self.columns.windows(2).zip(labels) {
+                    first[columns[0] as usize..columns[1] as usize].fill(label_of[usize::from(label)]);
+                }
             }
             copies.chunks_exact_mut(pitch).for_each(|copy| copy.copy_from_slice(first));
         });
