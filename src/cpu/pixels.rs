@@ -163,6 +163,9 @@ fn pattern(format: PixelFormat, row: usize) -> RowPattern {
 fn bayer(rows: [&[u8]; 3], out: &mut [u8], pattern: RowPattern) {
     let width = rows[1].len();
     let (mut own, mut green, mut other) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
+    // All bits set where the colour itself was measured. Blocks start at even columns.
+    let mut on_colour = [0_u16; BLOCK];
+    on_colour.iter_mut().skip(pattern.parity).step_by(2).for_each(|mask| *mask = u16::MAX);
     for (block, out) in out.chunks_mut(BLOCK * 3).enumerate() {
         let start = block * BLOCK;
         let count = out.len() / 3;
@@ -182,11 +185,11 @@ fn bayer(rows: [&[u8]; 3], out: &mut [u8], pattern: RowPattern) {
             let beside = here[left] + here[right];
             let over = above[middle] + below[middle];
             let corners = above[left] + above[right] + below[left] + below[right];
-            // Blocks start at even columns, so the parity of `pixel` is that of its column.
-            let on_colour = pixel % 2 == pattern.parity;
-            own[pixel] = (if on_colour { here[middle] } else { (beside + 1) >> 1 }) as u8;
-            green[pixel] = (if on_colour { (beside + over + 2) >> 2 } else { here[middle] }) as u8;
-            other[pixel] = (if on_colour { (corners + 2) >> 2 } else { (over + 1) >> 1 }) as u8;
+            let mask = on_colour[pixel];
+            let choose = |on: u16, off: u16| ((on & mask) | (off & !mask)) as u8;
+            own[pixel] = choose(here[middle], (beside + 1) >> 1);
+            green[pixel] = choose((beside + over + 2) >> 2, here[middle]);
+            other[pixel] = choose((corners + 2) >> 2, (over + 1) >> 1);
         }
         let planes = if pattern.colour == 0 { [own, green, other] } else { [other, green, own] };
         interleave(&planes, out);
