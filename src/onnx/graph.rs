@@ -314,7 +314,8 @@ mod tests {
             attribute.t = Some(byte("", 7));
             node("Constant", &[], &["zero"], vec![attribute])
         };
-        let cases: [(&str, Vec<NodeProto>, Vec<TensorProto>, Option<&str>); 7] = [
+        type Case<'a> = (&'a str, Vec<NodeProto>, Vec<TensorProto>, Option<&'a str>);
+        let cases: [Case<'_>; 7] = [
             ("128", vec![conv(&all, padded())], vec![byte("zero", 128)], None),
             ("no pads", vec![conv(&all, vec![])], vec![byte("zero", 3)], None),
             ("pads of 0", vec![conv(&all, vec![integers("pads", &[0; 4])])], vec![byte("zero", 3)], None),

@@ -4,8 +4,6 @@
 //! operators an engine is known to compute wrongly. Engines that are not in the build have the same functions and
 //! say how to get them.
 
-#[cfg(test)]
-pub(crate) mod fixtures;
 mod graph;
 #[cfg(feature = "onnx-ort")]
 mod ort;
@@ -90,6 +88,7 @@ struct Source<'a> {
     threads: usize,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one per model")]
 enum Session {
     Rten(rten::Session),
     OnnxRuntime(ort::Session),
@@ -189,6 +188,9 @@ impl Segmenter {
 fn shape_text(shape: &[usize]) -> String {
     shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
 }
+
+#[cfg(test)]
+pub(crate) mod fixtures;
 
 #[cfg(test)]
 mod tests {
