@@ -16,6 +16,8 @@ pub mod onnx;
 pub mod pipeline;
 pub mod plan;
 pub mod replay;
+#[cfg(feature = "ros")]
+pub mod ros;
 pub mod start;
 pub mod synth;
 pub mod types;

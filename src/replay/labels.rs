@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::bag::BagError;
 use crate::bag::cdr::{ImageMsg, write_string};
 use crate::bag::definitions::{IMAGE, Qos, STRING};
+use crate::bag::label_info::label_info;
 use crate::bag::write::{BagWriter, Compression, TopicId};
 use crate::types::{ClassInfo, FrameReport, LabelImage};
 
@@ -66,17 +67,6 @@ impl LabelBag {
     }
 }
 
-/// Names and colours of the label values, as JSON.
-fn label_info(classes: &[ClassInfo]) -> String {
-    let mut seen = std::collections::BTreeSet::new();
-    let classes: Vec<_> = classes
-        .iter()
-        .filter(|class| seen.insert(class.label))
-        .map(|class| serde_json::json!({ "id": class.label, "name": class.name, "colour": class.colour }))
-        .collect();
-    serde_json::json!({ "unlabelled": crate::types::UNLABELLED, "classes": classes }).to_string()
-}
-
 /// A name for each camera from its image topic: `/camera/front/image_raw` is `front`. Where two would be equal, all are
 /// named by their whole topic.
 pub fn camera_names(topics: &[String]) -> Vec<String> {
@@ -117,12 +107,5 @@ mod tests {
         );
         assert_eq!(names(&["/a/front/image", "/b/front/image"]), ["a_front_image", "b_front_image"]);
         assert_eq!(names(&["/image", "/", "/cam/rgb"]), ["image", "camera", "rgb"]);
-    }
-
-    #[test]
-    fn shared_labels_are_named_once() {
-        let class = |name: &str, label| ClassInfo { name: name.into(), colour: [1, 2, 3], label };
-        let info = label_info(&[class("car", 0), class("truck", 0), class("sky", 4)]);
-        assert!(info.contains("car") && info.contains("sky") && !info.contains("truck"), "{info}");
     }
 }
