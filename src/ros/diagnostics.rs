@@ -69,7 +69,7 @@ impl CameraState<'_> {
             return "INACTIVE";
         }
         match &self.last {
-            Some(last) if self.silence() > self.live.max_age_ms || last.at > self.now => "STALE",
+            Some(_) if self.silence() > self.live.max_age_ms => "STALE",
             Some(last) if last.coarse_only => "COARSE_ONLY",
             Some(_) => "NOMINAL",
             None => "STALE",

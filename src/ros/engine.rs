@@ -14,6 +14,7 @@ use super::outputs::{Allowed, CameraOutputs, Extra, Publish, RunFacts, ToCompres
 use super::parameters::{Live, Settings};
 use super::received::Received;
 use crate::bundle::Bundle;
+use crate::config::Config;
 use crate::pipeline::{Admission, Backend, Extras, Mailboxes, Outcome, RunError, Wanted, serve};
 use crate::plan::Plan;
 use crate::start::{Started, start};
@@ -114,7 +115,7 @@ impl EngineThread {
         let folder = bundle_folder(&self.settings.model)?;
         let bundle = Bundle::load(&folder)?;
         // Without the live alpha: what the bundle says is needed when the parameter goes back to it.
-        let config = crate::config::Config { alpha: None, ..self.settings.config.clone() };
+        let config = Config { alpha: None, ..self.settings.config };
         let plan = Plan::new(&config, &bundle)?;
         let (classes, bundle_alpha, planned) = (plan.classes.clone(), plan.alpha, plan.clone());
         let (started, backend) = start(plan, config.backend)?;

@@ -110,6 +110,8 @@ pub(super) struct ToCompress {
 
 /// Compresses and publishes until the mailboxes are closed: a thread of its own, and the newest label wins.
 pub(super) fn compress(waiting: &Mailboxes<ToCompress>, outputs: Vec<CameraOutputs>, log: impl Fn(String)) {
+    let publishers: Vec<PublisherUntyped> =
+        outputs.into_iter().map(|CameraOutputs { extras: [png, ..], .. }| png).collect();
     let (mut png, mut cdr) = (Vec::new(), Vec::new());
     while let Some((camera, ToCompress { stamp, frame_id, labels })) = waiting.take() {
         png.clear();
@@ -118,8 +120,7 @@ pub(super) fn compress(waiting: &Mailboxes<ToCompress>, outputs: Vec<CameraOutpu
                 // The format string image_transport's plugins write; decoders look at the data.
                 let format = "mono8; png compressed ";
                 CompressedMsg { stamp, frame_id: &frame_id, format, data: &png }.write(&mut cdr);
-                let publisher = &outputs[usize::from(camera.0)].extras[Extra::LabelCompressed as usize];
-                if let Err(error) = publisher.publish_raw(&cdr) {
+                if let Err(error) = publishers[usize::from(camera.0)].publish_raw(&cdr) {
                     log(format!("cannot publish a compressed label: {error}"));
                 }
             }

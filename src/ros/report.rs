@@ -71,7 +71,7 @@ impl Reporter {
         if let Some(engine) = sources.engine {
             self.cameras.resize_with(engine.cameras.len(), Memory::default);
             for index in 0..engine.cameras.len() {
-                status.push(self.camera(sources, engine, index, now, elapsed)?);
+                status.push(self.camera(sources, engine, index, now, elapsed));
             }
         }
         let mut message = DiagnosticArray { status, ..DiagnosticArray::default() };
@@ -113,7 +113,7 @@ impl Reporter {
         index: usize,
         now: Instant,
         elapsed: Duration,
-    ) -> r2r::Result<DiagnosticStatus> {
+    ) -> DiagnosticStatus {
         let camera = &engine.cameras[index];
         let memory = &mut self.cameras[index];
         let received = camera.received.load(Relaxed);
@@ -126,7 +126,8 @@ impl Reporter {
         let suffix = if compressed { "/compressed" } else { "" };
         let topic =
             resolve(&format!("input/{}/image{suffix}", camera.name), &self.full_name, &self.remappings);
-        let publishers = sources.node.get_publishers_info_by_topic(&topic, false)?;
+        // What cannot be looked up is no reason to stop: the hint is less precise then.
+        let publishers = sources.node.get_publishers_info_by_topic(&topic, false).unwrap_or_default();
         let offers: Vec<Offer> = publishers
             .into_iter()
             .map(|publisher| Offer {
@@ -162,7 +163,7 @@ impl Reporter {
             ("time_jumps", camera.time_jumps.load(Relaxed)),
         ];
         values.extend(counters.map(|(name, count)| (name.to_owned(), count.to_string())));
-        Ok(self.status(&format!("camera {}", camera.name), level, message, values, sources.facts))
+        self.status(&format!("camera {}", camera.name), level, message, values, sources.facts)
     }
 
     fn status(
