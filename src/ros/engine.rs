@@ -2,6 +2,7 @@
 //! compresses. The node's thread only leaves frames in the mailboxes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,6 +20,9 @@ use crate::pipeline::{Admission, Backend, Extras, Mailboxes, Outcome, RunError, 
 use crate::plan::Plan;
 use crate::start::{Started, start};
 use crate::types::{BackendFacts, CameraId, ClassInfo};
+
+/// Part of the capacity that a warm-up frame refines.
+const WARM_UP_SHARE: u32 = 64;
 
 /// What the engine says of itself.
 pub(super) enum Event {
@@ -73,7 +77,6 @@ impl Engine {
 
     /// Frames received that are neither labelled nor counted as lost.
     pub(super) fn in_flight(&self) -> u64 {
-        use std::sync::atomic::Ordering::Relaxed;
         let of_one = |(index, camera): (usize, &Camera)| {
             // Done before received, so that a frame in between is counted too often and not too seldom.
             let done = camera.labelled.load(Relaxed)
@@ -161,16 +164,19 @@ impl EngineThread {
         plan: &Plan,
         bundle_alpha: f32,
         mut publish: Publish<'_>,
-        mut to_warm: usize,
+        to_warm: usize,
         log: impl Fn(String),
     ) -> Result<(), NodeError> {
         let (live, cameras) = (&self.live, &self.cameras);
+        // Noise is unsure everywhere: refining a little of it warms up what refining all of it would.
+        let cold = AtomicUsize::new(to_warm);
         let wanted = |camera: CameraId, size| {
             let live = *lock(live);
             backend.set_alpha(live.alpha.unwrap_or(bundle_alpha));
-            let extras = cameras[usize::from(camera.0)].wanted.load(std::sync::atomic::Ordering::Relaxed);
+            let extras = cameras[usize::from(camera.0)].wanted.load(Relaxed);
+            let capacity = plan.capacity(size);
             Wanted {
-                capacity: plan.capacity(size),
+                capacity: if cold.load(Relaxed) > 0 { capacity / WARM_UP_SHARE } else { capacity },
                 extras: Extras {
                     coarse: false,
                     entropy: Extra::Entropy.is_in(extras),
@@ -184,8 +190,7 @@ impl EngineThread {
                 outcome
                     .result
                     .map_err(|error| NodeError::Model(format!("the warm-up frame failed: {error}")))?;
-                to_warm -= 1;
-                if to_warm == 0 {
+                if cold.fetch_sub(1, Relaxed) == 1 {
                     let _ = self.sender.send(Event::Ready);
                 }
                 return Ok(());
