@@ -7,6 +7,7 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--domain", type=int, default=90)
     a = parser.parse_args()
     names = [f"camera{n}" for n in range(a.cameras)]
-    log = Path(os.environ.get("TMPDIR", "/tmp")) / f"measure_node_{os.getpid()}.log"
+    log = Path(tempfile.mkdtemp()) / "node.log"
     with Reader(a.bag) as bag:
         images = [c for c in bag.connections if c.msgtype == "sensor_msgs/msg/Image" and "label" not in c.topic]
         frame = deserialize_message(bytes(next(bag.messages(connections=images))[2]), Image)

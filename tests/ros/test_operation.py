@@ -160,6 +160,7 @@ def test_a_budget_that_leaves_nothing_gives_coarse_labels_and_says_so(peer, star
 
     peer.until(coarse, 20, "a frame without refinement")
     assert timing[-1].pixels_refined == 0 and timing[-1].pixels_dropped > 0
+    peer.until(lambda: got, 20, "its label")
     assert (got[-1].width, got[-1].height) == (1920, 1080)
 
     def told():
