@@ -67,7 +67,7 @@ mod tests {
         let systemd = UnixDatagram::bind(&path).unwrap();
         systemd.set_nonblocking(true).unwrap();
         let mut notify = Notify::new(Some(path.as_os_str()), Some(Duration::from_millis(20)));
-        let mut received = || {
+        let received = || {
             let mut text = [0; 64];
             systemd.recv(&mut text).map(|count| String::from_utf8_lossy(&text[..count]).into_owned()).ok()
         };

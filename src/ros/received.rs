@@ -95,21 +95,14 @@ mod tests {
 
     #[test]
     fn damage_is_found_before_the_frame_waits() {
-        let mut cdr = Vec::new();
-        let size = Size::new(4, 4);
-        let image = |encoding, data| ImageMsg {
-            stamp: Stamp::default(),
-            frame_id: "cam",
-            size,
-            encoding,
-            is_bigendian: false,
-            step: 12,
-            data,
-        };
-        let mut reason = |encoding, data: &[u8]| {
-            image(encoding, data).write(&mut cdr);
-            Received::new(CameraId(0), ImageKind::Raw, cdr.clone()).check().unwrap_err().reason()
-        };
+        fn reason(encoding: &str, data: &[u8]) -> &'static str {
+            let (stamp, size) = (Stamp::default(), Size::new(4, 4));
+            let image =
+                ImageMsg { stamp, frame_id: "cam", size, encoding, is_bigendian: false, step: 12, data };
+            let mut cdr = Vec::new();
+            image.write(&mut cdr);
+            Received::new(CameraId(0), ImageKind::Raw, cdr).check().unwrap_err().reason()
+        }
         assert_eq!(reason("rgb8", &[0; 47]), "short_data");
         assert_eq!(reason("rgb16", &[0; 48]), "unknown_encoding");
         let torn = Received::new(CameraId(0), ImageKind::Compressed, vec![0, 1, 0, 0, 9]);
