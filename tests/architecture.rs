@@ -14,10 +14,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cpu", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
     ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu"]),
     ("bag", &["types", "pipeline"]),
-    ("eval", &["types"]),
+    ("eval", &["types", "config", "bundle", "plan"]),
     ("synth", &["types"]),
     ("ros", &["types", "config", "bundle", "plan", "pipeline", "cpu", "start", "bag"]),
-    ("replay", &["types", "config", "bundle", "plan", "pipeline", "start", "bag", "eval"]),
+    ("replay", &["types", "config", "bundle", "plan", "pipeline", "cpu", "start", "bag", "eval"]),
 ];
 
 /// Crates that belong to one place.

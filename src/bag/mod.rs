@@ -129,10 +129,7 @@ impl Bag {
 
     fn image_topics(&self) -> String {
         let images = self.topics.iter().filter(|topic| ImageKind::of(&topic.type_name).is_some());
-        // Labels are images too, but hardly what is looked for.
-        let (labels, cameras): (Vec<&str>, Vec<&str>) =
-            images.map(|topic| topic.name.as_str()).partition(|name| topics::label_prefix(name).is_some());
-        let names = if cameras.is_empty() { labels } else { cameras };
+        let names: Vec<&str> = images.map(|topic| topic.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 }

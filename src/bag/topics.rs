@@ -68,7 +68,7 @@ pub fn camera_topics(topics: &[Topic]) -> Vec<CameraTopics> {
 }
 
 /// What stands before the first part of the name with `label` in it; `None` where no part has.
-pub(super) fn label_prefix(name: &str) -> Option<&str> {
+fn label_prefix(name: &str) -> Option<&str> {
     let start = name.to_ascii_lowercase().find("label")?;
     Some(name[..start].rfind('/').map_or("", |slash| &name[..slash]))
 }

@@ -13,18 +13,22 @@ Exit status: 0 stopped; 2 arguments or parameters; 3 unreadable model; 4 the bac
 
 fn main() -> ExitCode {
     // What stands before --ros-args is ours, the rest is rcl's.
-    for argument in std::env::args().skip(1).take_while(|argument| argument != "--ros-args") {
-        match argument.as_str() {
-            "-h" | "--help" => println!("{USAGE}"),
-            "-V" | "--version" => println!("sparse_refine_node {}", env!("CARGO_PKG_VERSION")),
-            other => {
-                eprintln!(
-                    "sparse_refine_node: unknown argument `{other}`; parameters go behind --ros-args\n\n{USAGE}"
-                );
-                return ExitCode::from(2);
-            }
+    match std::env::args().nth(1).as_deref() {
+        None | Some("--ros-args") => {}
+        Some("-h" | "--help") => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
         }
-        return ExitCode::SUCCESS;
+        Some("-V" | "--version") => {
+            println!("sparse_refine_node {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!(
+                "sparse_refine_node: unknown argument `{other}`; parameters go behind --ros-args (see --help)"
+            );
+            return ExitCode::from(2);
+        }
     }
     match sparse_refine::ros::run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -61,11 +61,8 @@ pub(crate) fn run(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
     };
     bar.finish_and_clear();
     let Replayed { summary, report } = replayed?;
-    if json {
-        // The table shows them itself.
-        for damage in &summary.damage {
-            eprintln!("sparse_refine: warning: {}", damage.replace('\n', " "));
-        }
+    for damage in &summary.damage {
+        eprintln!("sparse_refine: warning: {}", damage.replace('\n', " "));
     }
     crate::print(&if json { summary.to_json() } else { table(&summary, Some(&report)) });
     Ok(())
