@@ -1,5 +1,7 @@
 //! Holds the code to ARCHITECTURE.md: which module may use which, and where outside libraries may appear.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
