@@ -8,7 +8,12 @@ step cargo clippy --locked --all-targets --features onnx-ort -- -D warnings
 step cargo check --locked --quiet --no-default-features
 RUSTDOCFLAGS='-D warnings' step cargo doc --locked --quiet --no-deps
 if cargo deny --version >/dev/null 2>&1; then
-    step cargo deny --locked check
+    step cargo deny --locked check bans licenses sources
+    if cargo deny fetch db >/dev/null 2>&1; then
+        step cargo deny --locked check advisories
+    else
+        echo "== cargo deny: the advisory database cannot be fetched, advisories not checked"
+    fi
 else
     echo "== cargo deny: not installed, licences and advisories not checked (cargo install cargo-deny)"
 fi
