@@ -8,4 +8,9 @@ import glob, importlib.util, os
 folder = os.path.dirname(importlib.util.find_spec("onnxruntime").origin)
 print(glob.glob(os.path.join(folder, "capi", "libonnxruntime.so*"))[0])')
 export SPARSE_REFINE_PYTHON ORT_DYLIB_PATH
+# Real photos and networks, which may not be part of this repository; without them their tests say so and skip.
+if [ -z "${SPARSE_REFINE_DATA:-}" ] && [ -d ../shared/data ]; then
+    SPARSE_REFINE_DATA=$(cd ../shared/data && pwd)
+    export SPARSE_REFINE_DATA
+fi
 cargo test --locked --features onnx-ort "$@"
