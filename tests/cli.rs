@@ -441,3 +441,15 @@ fn a_reader_that_stops_listening_is_no_error() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(Path::new(env!("CARGO_BIN_EXE_sparse_refine")).is_file());
 }
+
+#[test]
+fn a_recording_never_replaces_another() {
+    let place = Place::new();
+    let file = place.path("recording/recording_0.mcap");
+    let before = fs::read(&file).unwrap();
+    let bag = place.text("recording");
+    assert_says(&refusal(2, &["synth", &bag, "--size", "64x48", "--frames", "1"]), &["not empty", &bag]);
+    let forced = refusal(3, &["synth", &bag, "--size", "64x48", "--frames", "1", "--force"]);
+    assert_says(&forced, &["exists already", "remove it", &bag]);
+    assert_eq!(fs::read(&file).unwrap(), before);
+}

@@ -162,7 +162,7 @@ pub(crate) struct SynthArgs {
     /// Frames per second of the recording.
     #[arg(long, value_name = "HZ", default_value_t = 10.0, allow_negative_numbers = true)]
     pub(crate) fps: f64,
-    /// Write into a folder that is not empty.
+    /// Write images into a folder that is not empty. A recording never replaces what is there.
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -53,21 +53,17 @@ pub(crate) fn run(args: &SynthArgs, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a folder with something in it, unless forced; then it goes if it is a bag of ours.
+/// Refuses a folder with something in it. Forced, images go among what is there; a recording never replaces another,
+/// since nothing tells a sample from a drive that cannot be repeated: the bag's writer refuses.
 fn make_room(out: &Path, force: bool) -> Result<(), Failure> {
-    let occupied = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if occupied && !force {
+    let Ok(mut entries) = fs::read_dir(out) else { return Ok(()) };
+    if entries.next().is_none() {
+        // The bag's writer makes its own folder.
+        let _ = fs::remove_dir(out);
+    } else if !force {
         let message =
             format!("the output folder is not empty; choose another or add --force: {}", out.display());
         return Err(Failure::new(USAGE, message));
-    }
-    if occupied && out.join("metadata.yaml").is_file() {
-        let failed =
-            |why| Failure::new(FILES, format!("cannot remove the old bag ({why}): {}", out.display()));
-        fs::remove_dir_all(out).map_err(failed)?;
-    } else if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()) {
-        // The writer makes its own folder.
-        let _ = fs::remove_dir(out);
     }
     Ok(())
 }
