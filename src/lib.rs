@@ -11,6 +11,8 @@ pub mod bag;
 pub mod bundle;
 pub mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod eval;
 pub mod onnx;
 pub mod pipeline;

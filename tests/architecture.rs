@@ -14,7 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pipeline", &["types"]),
     ("onnx", &["types", "config", "bundle", "plan"]),
     ("cpu", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
-    ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu"]),
+    ("cuda", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
+    ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu", "cuda"]),
     ("bag", &["types", "pipeline"]),
     ("eval", &["types", "config", "bundle", "plan"]),
     ("synth", &["types"]),
@@ -30,6 +31,7 @@ const ONLY_UNDER: &[(&str, &[&str])] = &[
     ("mcap::", &["src/bag"]),
     ("clap::", &["src/bin"]),
     ("r2r::", &["src/ros"]),
+    ("cudarc::", &["src/cuda"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
