@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from . import evaluate, export, goldens, train_refiner, train_segmenter
+from . import evaluate, export, goldens, oracle, train_refiner, train_segmenter, train_selector
 from .data import DataError
 
 
 def parser():
     root = argparse.ArgumentParser(prog="python3 -m sparse_refine_training", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    for module in (train_segmenter, train_refiner, evaluate, export, goldens):
+    for module in (train_segmenter, oracle, train_refiner, train_selector, evaluate, export, goldens):
         module.add_command(commands)
     return root
 

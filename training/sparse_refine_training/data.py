@@ -1,6 +1,8 @@
 """Labelled scenes on disk: `images/STEM.*`, `labels/STEM.png`, `classes.json` (there or one folder up).
 
-Labels are 8-bit, one channel, 255 = ignored. A `list.txt` of stems, one a line, restricts and orders the scenes.
+CamVid's own layout, pictures in `NAME/` and labels in `NAMEannot/` beside it, is read too. Labels are 8-bit, one
+channel; 255 and the `ignore_id` of classes.json are ignored. A `list.txt` of stems, one a line, restricts and orders
+the scenes.
 Everything is checked when it is read, and an error says the file, the value, and what was allowed.
 """
 
@@ -27,6 +29,7 @@ class Scene:
     name: str
     image: Path
     label: Path
+    ignored: int = IGNORE  # label value that means 255 too
 
     def read(self, classes):
         """(image uint8 `[h, w, 3]`, labels uint8 `[h, w]`)."""
@@ -41,6 +44,8 @@ class Scene:
         if label.shape != tuple(size):
             got, wanted = (f"{width}x{height}" for height, width in (label.shape, size))
             raise DataError(f"labels are {got}, the image is {wanted}: {self.label}")
+        if self.ignored != IGNORE:
+            label = np.where(label == self.ignored, np.uint8(IGNORE), label)
         wrong = sorted(set(np.unique(label).tolist()) - set(range(classes)) - {IGNORE})
         if wrong:
             raise DataError(f"label values {wrong[:8]} are neither 0 to {classes - 1} nor {IGNORE}: {self.label}")
@@ -58,28 +63,33 @@ class Dataset:
     @classmethod
     def open(cls, folder, limit=None):
         folder = Path(folder)
-        for part in ("images", "labels"):
-            if not (folder / part).is_dir():
-                raise DataError(f"no folder `{part}` in {folder}")
-        images = {p.stem: p for p in sorted((folder / "images").iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+        pictures, labels = folder / "images", folder / "labels"
+        beside = folder.with_name(folder.name + "annot")
+        if not pictures.is_dir() and beside.is_dir():
+            pictures, labels = folder, beside
+        for part in (pictures, labels):
+            if not part.is_dir():
+                raise DataError(f"no folder `{part.name}` in {folder}")
+        images = {p.stem: p for p in sorted(pictures.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+        classes, ignored = read_classes(folder)
         stems = list(images)
         if (folder / "list.txt").is_file():
             stems = (folder / "list.txt").read_text().split()
         scenes = []
         for stem in stems[:limit]:
-            label = folder / "labels" / f"{stem}.png"
+            label = labels / f"{stem}.png"
             if stem not in images:
-                raise DataError(f"list.txt names `{stem}`, and there is no such image: {folder / 'images'}")
+                raise DataError(f"list.txt names `{stem}`, and there is no such image: {pictures}")
             if not label.is_file():
                 raise DataError(f"image {images[stem].name} has no labels: {label}")
-            scenes.append(Scene(stem, images[stem], label))
+            scenes.append(Scene(stem, images[stem], label, ignored))
         if not scenes:
-            raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {folder / 'images'}")
-        return cls(folder, read_classes(folder), scenes)
+            raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {pictures}")
+        return cls(folder, classes, scenes)
 
 
 def read_classes(folder):
-    """Class names and colours from `classes.json` of the folder or its parent."""
+    """Class names and colours from `classes.json` of the folder or its parent, and the label value to ignore."""
     for path in (folder / "classes.json", folder.parent / "classes.json"):
         if path.is_file():
             break
@@ -92,51 +102,95 @@ def read_classes(folder):
         raise DataError(f"class ids must be 0, 1, 2 …, found {ids}: {path}")
     if content.get("num_classes", len(classes)) != len(classes):
         raise DataError(f"num_classes is {content['num_classes']}, {len(classes)} classes are listed: {path}")
-    return [{"name": entry["name"], "colour": [int(c) for c in entry["colour"]]} for entry in classes]
+    ignored = content.get("ignore_id", IGNORE)
+    if ignored < len(classes) or ignored > IGNORE:
+        raise DataError(f"ignore_id is {ignored}, it must not be a class and not exceed {IGNORE}: {path}")
+    return [{"name": entry["name"], "colour": [int(c) for c in entry["colour"]]} for entry in classes], ignored
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`fit = "pad"`: cells are blocks of `ratio` x `ratio` pixels, the image is padded below and right to whole cells.
+    """How pixels map to the segmenter's cells; the same arithmetic as the product's `Geometry`.
 
-    `size` is (height, width) in cells. The same arithmetic as the product's `Geometry::pad`.
+    All sizes are (height, width): of the grid in cells, of the camera, and of the canvas, which is the camera's image,
+    with padding below and right where cells must be whole square blocks (`pad`).
     """
 
     size: tuple
-    ratio: int
+    camera: tuple
+    canvas: tuple
 
     @classmethod
     def pad(cls, camera, size):
-        """For an image of `camera` (height, width)."""
         ratio = max(-(-camera[0] // size[0]), -(-camera[1] // size[1]))
-        return cls(tuple(size), ratio)
+        return cls(tuple(size), tuple(camera), (size[0] * ratio, size[1] * ratio))
+
+    @classmethod
+    def stretch(cls, camera, size):
+        """The whole image on the whole grid, whatever its aspect."""
+        return cls(tuple(size), tuple(camera), tuple(camera))
 
     @property
-    def canvas(self):
-        """(height, width) in pixels with padding."""
-        return self.size[0] * self.ratio, self.size[1] * self.ratio
+    def ratio(self):
+        """Pixels per cell on the rows; on both axes where cells are whole square blocks."""
+        return self.canvas[0] // self.size[0]
+
+    def cells(self):
+        """The cell row of every pixel row of the camera, and the cell column of every column."""
+        return tuple(np.arange(n) * cells // pixels for n, cells, pixels in zip(self.camera, self.size, self.canvas))
 
     def shrink(self, image, mean):
-        """Area mean per cell of the image padded with `mean`: float32 `[3, rows, columns]`, 0 to 255."""
-        if self.ratio == 1 and image.shape[:2] == self.size:
+        """Area mean per cell over the camera's pixels in it: float32 `[3, rows, columns]`, 0 to 255.
+
+        Cells of padding get `mean`.
+        """
+        if self.camera == self.canvas == self.size:
             return image.transpose(2, 0, 1).astype(np.float32)
-        padded = np.empty((*self.canvas, 3), np.float32)
-        padded[:] = np.asarray(mean, np.float32)
-        padded[: image.shape[0], : image.shape[1]] = image
-        cells = padded.reshape(self.size[0], self.ratio, self.size[1], self.ratio, 3).mean((1, 3))
+        cells = image.astype(np.float32)
+        filled = []
+        for axis in (0, 1):
+            cells, covered = _area_mean(cells, axis, self.size[axis], self.canvas[axis])
+            filled.append(covered)
+        cells[~np.outer(*filled)] = np.asarray(mean, np.float32)
         return np.ascontiguousarray(cells.transpose(2, 0, 1))
 
     def shares(self, label, classes):
         """How much of each cell each class covers: uint8 `[classes, rows, columns]`, 255 = all of it.
 
         Soft targets keep what a majority vote would hide: a wire through a cell of sky leaves the network unsure.
+        Only where cells are whole blocks of pixels.
         """
+        ratio = self.ratio
         padded = np.full(self.canvas, IGNORE, np.uint8)
         padded[: label.shape[0], : label.shape[1]] = label
-        cells = padded.reshape(self.size[0], self.ratio, self.size[1], self.ratio)
+        cells = padded.reshape(self.size[0], ratio, self.size[1], ratio)
         return np.stack(
-            [(cells == value).sum((1, 3), dtype=np.uint32) * 255 // self.ratio**2 for value in range(classes)]
+            [(cells == value).sum((1, 3), dtype=np.uint32) * 255 // ratio**2 for value in range(classes)]
         ).astype(np.uint8)
+
+
+def _area_mean(image, axis, cells, canvas):
+    """Exact means over `cells` equal stretches of an axis that is `canvas` pixels long with padding.
+
+    Returns the float32 means and which stretches hold any pixel at all.
+    """
+    pixels = image.shape[axis]
+    if canvas % cells == 0 and pixels % (canvas // cells) == 0:  # whole pixels: no fractions to weigh
+        ratio, whole = canvas // cells, pixels // (canvas // cells)
+        shape = (*image.shape[:axis], whole, ratio, *image.shape[axis + 1 :])
+        means = image.reshape(shape).mean(axis + 1, dtype=np.float32)
+        missing = [(0, cells - whole if k == axis else 0) for k in range(image.ndim)]
+        return np.pad(means, missing), np.arange(cells) < whole
+    edges = np.minimum(np.arange(cells + 1) * (canvas / cells), pixels)
+    lengths = np.diff(edges)
+    sums = np.cumsum(image, axis, dtype=np.float64)
+    sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
+    low = np.minimum(edges.astype(int), pixels - 1)
+    part = np.expand_dims(edges - low, tuple(k for k in range(image.ndim) if k != axis))
+    at_edges = sums.take(low, axis) * (1 - part) + sums.take(low + 1, axis) * part
+    shape = [-1 if k == axis else 1 for k in range(image.ndim)]
+    means = np.diff(at_edges, axis=axis) / np.maximum(lengths, 1e-9).reshape(shape)
+    return means.astype(np.float32), lengths > 1e-9
 
 
 def normalise(image, mean, std):

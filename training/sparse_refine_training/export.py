@@ -4,12 +4,14 @@ import hashlib
 import inspect
 import io
 import json
+import shutil
 import warnings
 from pathlib import Path
 
 import torch
 
 from . import __version__, tensors
+from .coarse import read_manifest
 from .data import DataError
 from .segmenter import LOGIT_STRIDE
 from .train_refiner import load_refiner
@@ -22,9 +24,10 @@ OPSET = 13
 def add_command(commands):
     parser = commands.add_parser("export", help="write a bundle from checkpoints", description=__doc__)
     parser.add_argument("out", help="folder of the bundle; its name is the bundle's name")
-    parser.add_argument("--segmenter", required=True, help="checkpoint of the segmenter command")
+    parser.add_argument("--segmenter", required=True, help="checkpoint, or model.toml of a bundle with an ONNX network")
     parser.add_argument("--refiner", help="checkpoint of the refiner command; without it, a coarse segmenter only")
     parser.add_argument("--dense", help="checkpoint of a segmenter trained at full resolution, for comparison")
+    parser.add_argument("--alpha", type=float, help="other than the refiner was trained with")
     parser.add_argument("--max-fraction", type=float, default=0.25, help="capacity, share of the pixels (0.25)")
     parser.add_argument("--description", default="")
     parser.add_argument("--data", default="", help="provenance: what it was trained on")
@@ -35,22 +38,48 @@ def add_command(commands):
 
 def run(options):
     folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    segmenter, coarse = load_segmenter(options.segmenter)
     refiner, fine = load_refiner(options.refiner) if options.refiner else (None, None)
-    hashes = {"segmenter": write_onnx(segmenter, coarse["size"], folder / "segmenter.onnx")}
+    hashes = {}
+    if Path(options.segmenter).is_dir() or options.segmenter.endswith(".toml"):
+        source, content = described(options.segmenter)
+        classes, facts = content["classes"], None
+        entry = {**content["segmenter"]}
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / entry["file"]
+        if source.resolve() != target.resolve():
+            shutil.copyfile(source, target)
+        entry["sha256"] = sha256(target)
+    else:
+        segmenter, facts = load_segmenter(options.segmenter)
+        folder.mkdir(parents=True, exist_ok=True)
+        hashes["segmenter"] = write_onnx(segmenter, facts["size"], folder / "segmenter.onnx")
+        classes = facts["classes"]
+        entry = network("segmenter", facts, hashes) | {"fit": "pad", **colours(facts)}
     if refiner:
+        if len(fine["classes"]) != len(classes):
+            raise DataError(f"the refiner has {len(fine['classes'])} classes, the segmenter {len(classes)}")
         tensors.save(folder / "refiner.safetensors", bundle_tensors(refiner))
         hashes["refiner"] = sha256(folder / "refiner.safetensors")
     dense = None
     if options.dense:
         model, dense = load_segmenter(options.dense)
-        if [c["name"] for c in dense["classes"]] != [c["name"] for c in coarse["classes"]]:
+        if [c["name"] for c in dense["classes"]] != [c["name"] for c in classes]:
             raise DataError(f"the dense network's classes differ from the segmenter's: {options.dense}")
         hashes["dense"] = write_onnx(model, dense["size"], folder / "dense.onnx")
-    (folder / "model.toml").write_text(manifest(folder.name, options, coarse, fine, dense, hashes))
+    text = manifest(folder.name, options, (facts, classes, entry), fine, dense, hashes)
+    (folder / "model.toml").write_text(text)
     for path in sorted(folder.iterdir()):
         print(f"{path}: {path.stat().st_size} bytes", flush=True)
+
+
+def described(path):
+    """(ONNX file, manifest) of a bundle whose segmenter is somebody's network."""
+    path = Path(path) / "model.toml" if Path(path).is_dir() else Path(path)
+    content = read_manifest(path)
+    source = path.parent / content["segmenter"]["file"]
+    if not source.is_file():
+        raise FileNotFoundError(f"no ONNX network: {source}")
+    return source, content
 
 
 def write_onnx(model, size, path):
@@ -78,8 +107,9 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def manifest(name, options, coarse, fine, dense, hashes):
+def manifest(name, options, segmenter, fine, dense, hashes):
     """Text of model.toml. JSON strings, numbers and lists are valid TOML."""
+    coarse, classes, entry = segmenter
     networks = (("segmenter", coarse), ("refiner", fine), ("dense", dense))
     training = ["{} {} steps, {:.1f} min".format(kind, *facts["total"]) for kind, facts in networks if facts]
     training.append(f"sparse_refine_training {__version__}, torch {torch.__version__}")
@@ -91,11 +121,13 @@ def manifest(name, options, coarse, fine, dense, hashes):
         "[provenance]",
         {"data": options.data, "training": "; ".join(training), "licence": options.licence},
     ]
-    for entry in coarse["classes"]:
-        sections += ["[[classes]]", {"name": entry["name"], "colour": entry["colour"]}]
-    sections += ["[segmenter]", network("segmenter", coarse, hashes) | {"fit": "pad", **colours(coarse)}]
+    for index, item in enumerate(classes):
+        label = {} if item.get("label", index) == index else {"label": item["label"]}
+        sections += ["[[classes]]", {"name": item["name"], "colour": item["colour"], **label}]
+    sections += ["[segmenter]", entry]
     if fine:
-        selector = {"kind": "entropy", "alpha": fine["alpha"], "upsample": "nearest"}
+        alpha = fine["alpha"] if options.alpha is None else options.alpha
+        selector = {"kind": "entropy", "alpha": alpha, "upsample": "nearest"}
         sections += ["[selector]", selector | {"max_fraction": options.max_fraction}]
         refiner = {key: fine[key] for key in ("planes", "blocks", "features", "bound")}
         entry = {"file": "refiner.safetensors", "sha256": hashes["refiner"], **refiner, **colours(fine)}
@@ -118,4 +150,4 @@ def network(name, facts, hashes):
 
 
 def colours(facts):
-    return {"channel_order": "rgb", "mean": list(facts["mean"]), "std": list(facts["std"])}
+    return {"channel_order": facts.get("channel_order", "rgb"), "mean": list(facts["mean"]), "std": list(facts["std"])}

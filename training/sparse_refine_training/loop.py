@@ -1,6 +1,8 @@
 """The training loop both networks share: a time or step budget, a cosine schedule, checkpoints, progress."""
 
+import ctypes
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 WARM_UP = 0.03  # share of the budget
 CHECKPOINT_SECONDS = 120
 PRINT_SECONDS = 15
+BAR = 30  # characters
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def add_options(parser, learning_rate):
@@ -27,6 +31,7 @@ def add_options(parser, learning_rate):
 
 
 def seed_everything(options):
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
@@ -75,17 +80,41 @@ def train(model, step, options, facts, weight_decay):
         now = time.monotonic()
         if now - printed > PRINT_SECONDS:
             mean = sum(history[printed_until:]) / len(history[printed_until:])
-            print(f"{100 * progress:5.1f} %  {seconds / 60:6.1f} min  step {number:6}  loss {mean:.4f}", flush=True)
+            show(progress, f"{seconds / 60:6.1f} min  step {number:6}  loss {mean:.4f}")
             if board:
                 board.add_scalar("loss", mean, number)
+                board.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], number)
+                board.add_scalar("steps_per_minute", 60 * number / max(now - begun, 1e-3), number)
+                board.flush()
             printed, printed_until = now, len(history)
         if now - saved > CHECKPOINT_SECONDS:
             save_checkpoint(out, model, optimizer, number, now - begun, facts)
             saved = now
     seconds = time.monotonic() - begun
     save_checkpoint(out, model, optimizer, number, seconds, facts)
-    print(f"{number} steps in {seconds / 60:.1f} minutes: {out}", flush=True)
+    if board:
+        board.close()
+    print("\n" * sys.stdout.isatty() + f"{number} steps in {seconds / 60:.1f} minutes: {out}", flush=True)
     return history
+
+
+def show(progress, text):
+    """A bar that stays on its line in a terminal, a line of its own in a log."""
+    if sys.stdout.isatty():
+        done = round(BAR * progress)
+        print(f"\r[{'#' * done}{'.' * (BAR - done)}] {100 * progress:5.1f} %  {text} ", end="", flush=True)
+    else:
+        print(f"{100 * progress:5.1f} %  {text}", flush=True)
+
+
+def keep_freed_memory():
+    """Lets the C library reuse large blocks instead of giving them back: page faults take half of a step otherwise."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        mallopt(parameter, 2**31 - 1)
 
 
 def schedule(progress):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 TAPS = [(k % 3, k // 3) for k in range(9)]  # (dr, dc) of each tap
 BOUNDS = ("image", "active")
-CHUNK = 1 << 16  # rows gathered at once without gradients: whole 8 MP frames fit in memory
+CHUNK = 1 << 12  # outputs whose inputs are gathered at once: they stay in a core's second cache
 
 
 class Level:
@@ -87,40 +87,63 @@ class Pyramid:
 
 
 class _GatherConv(torch.autograd.Function):
-    """Both directions gather: scattering with repeated rows is slow in PyTorch on a CPU."""
+    """Both directions gather: scattering with repeated rows is slow in PyTorch on a CPU.
+
+    The gathered rows are not kept but gathered again: a chunk that stays in the cache costs less than the memory for
+    nine times the features, and whole 8 MP frames fit.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, table, reverse):
-        taps, inputs, outputs = weight.shape
-        columns = _gather(_pad(x), table)
-        ctx.save_for_backward(columns, weight, reverse)
-        return columns @ weight.reshape(taps * inputs, outputs)
+        ctx.save_for_backward(x, weight, table, reverse)
+        return _gather_multiply(x, table, weight.reshape(-1, weight.shape[2]))
 
     @staticmethod
     def backward(ctx, gradient):
-        columns, weight, reverse = ctx.saved_tensors
-        taps, inputs, outputs = weight.shape
-        of_weight = (columns.t() @ gradient).view(taps, inputs, outputs)
+        x, weight, table, reverse = ctx.saved_tensors
+        of_weight = _gathered_outer(x, table, gradient).view(weight.shape)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = _gather(_pad(gradient), reverse) @ weight.transpose(1, 2).reshape(taps * outputs, inputs)
+            flat = weight.transpose(1, 2).reshape(-1, weight.shape[1])
+            of_x = _gather_multiply(gradient, reverse, flat)
         return of_x, of_weight, None, None
 
 
 def _convolve(x, weight, table, reverse):
     """`y[o] = sum_k x[table[o, k]] K[k]`; `reverse` is the table of the same pairs from the input's side."""
-    if torch.is_grad_enabled():
-        return _GatherConv.apply(x, weight, table, reverse)
-    flat, padded = weight.reshape(-1, weight.shape[2]), _pad(x)
-    return torch.cat([_gather(padded, part) @ flat for part in table.split(CHUNK)])
+    return _GatherConv.apply(x, weight, table, reverse)
+
+
+def _gather_multiply(x, table, flat):
+    """The rows of `x` that `table` names, side by side, times `flat`."""
+    padded, out = _pad(x), x.new_empty(len(table), flat.shape[1])
+    for rows, columns in _chunks(padded, table):
+        torch.mm(columns, flat, out=out[rows])
+    return out
+
+
+def _gathered_outer(x, table, gradient):
+    """The rows of `x` that `table` names, side by side and transposed, times `gradient`."""
+    padded = _pad(x)
+    out = x.new_zeros(table.shape[1] * x.shape[1], gradient.shape[1])
+    for rows, columns in _chunks(padded, table):
+        out.addmm_(columns.t(), gradient[rows])
+    return out
+
+
+def _chunks(padded, table):
+    """(slice of outputs, gathered rows `[outputs, taps * channels]`); the rows hold until the next chunk is drawn."""
+    taps, channels = table.shape[1], padded.shape[1]
+    buffer = padded.new_empty(min(CHUNK, len(table)) * taps, channels)
+    for start in range(0, len(table), CHUNK):
+        part = table[start : start + CHUNK]
+        columns = buffer[: part.numel()]
+        torch.index_select(padded, 0, part.reshape(-1), out=columns)
+        yield slice(start, start + len(part)), columns.view(len(part), taps * channels)
 
 
 def _pad(x):
     return torch.cat([x, x.new_zeros(1, x.shape[1])])
-
-
-def _gather(padded, table):
-    return padded.index_select(0, table.reshape(-1)).view(len(table), table.shape[1] * padded.shape[1])
 
 
 def submanifold(x, weight, table):

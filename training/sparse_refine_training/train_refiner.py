@@ -3,36 +3,37 @@
 Use other scenes than the segmenter's: on those it is more certain than it will be on new ones.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import loop, selection
-from .data import IGNORE, DataError, Dataset, Grid, normalise, photometric
+from . import augment, coarse, crops, loop
+from .data import IGNORE, DataError, Dataset
 from .sparse import BOUNDS
-from .train_segmenter import load_segmenter, size
+from .train_segmenter import mild_weights, size
 from .unet import FEATURES, Refiner
 
 WEIGHT_DECAY = 1e-2
-CROP_MULTIPLE = 16  # keeps every level's stride-2 lattice where it is in a whole image
-TRIES = 8
+CROP_MULTIPLE = 16  # keeps the stride-2 lattice of five levels where it is in a whole image
+WEIGHTS = ("mild", "none")
 
 
 def add_command(commands):
     parser = commands.add_parser("refiner", help="train the sparse refiner", description=__doc__)
-    parser.add_argument("data", help="folder with images/, labels/ and classes.json")
-    parser.add_argument("--segmenter", required=True, help="checkpoint of the segmenter command")
+    parser.add_argument("data", nargs="+", help="folders with images/, labels/ and classes.json, of the same classes")
+    coarse.add_options(parser)
     parser.add_argument("--alpha", type=float, default=0.4, help="select where the entropy (nats) exceeds this (0.4)")
-    parser.add_argument("--planes", type=numbers, default=[16, 32, 48, 64], help="channels per level (16,32,48,64)")
+    parser.add_argument("--planes", type=numbers, default=[16, 16, 32, 32], help="channels per level (16,16,32,32)")
     parser.add_argument("--blocks", type=int, default=1, help="residual blocks before and after each level (1)")
     parser.add_argument("--features", choices=FEATURES, default="rgb+probabilities")
     parser.add_argument("--bound", choices=BOUNDS, default="image")
-    parser.add_argument("--crop", type=size, default=(512, 512), help="training window in pixels (512x512)")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--crop", type=size, default=(256, 256), help="training window in pixels (256x256)")
+    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--augment", choices=augment.KINDS, default="mild", help="strong: as METHODS 1.4 (mild)")
+    parser.add_argument("--class-weights", choices=WEIGHTS, default="mild", help="weight of rare classes (mild)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
-    loop.add_options(parser, learning_rate=2e-3)
+    parser.add_argument("--leave-out", action="append", default=[], help="stem of a scene not to train on; repeatable")
+    loop.add_options(parser, learning_rate=4e-3)
     parser.set_defaults(run=run)
 
 
@@ -41,113 +42,92 @@ def numbers(text):
     return [int(part) for part in text.split(",")]
 
 
-def labelled_mean(logits, label):
-    """Mean cross entropy of the labelled sites, 0 where there are none."""
-    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+class LabelLoss:
+    """Mean cross entropy of the labelled sites; 0 where there are none.
+
+    Several channels may share a label: its probability is then their sum. `weights`: per label, or `None`.
+    """
+
+    def __init__(self, label_of_channel, labels, weights=None):
+        channels = [int(label) for label in label_of_channel]
+        self.weights = weights
+        self.groups = None
+        if channels != list(range(labels)):
+            self.groups = torch.zeros(len(channels), labels)
+            self.groups[torch.arange(len(channels)), channels] = 1
+        # A label without a channel cannot be learnt.
+        self.lookup = torch.full((IGNORE + 1,), IGNORE)
+        for label in channels:
+            self.lookup[label] = label
+
+    def __call__(self, logits, label):
+        label = self.lookup[label]
+        log_p = logits.log_softmax(1)
+        if self.groups is not None:
+            log_p = (log_p.exp() @ self.groups).clamp(min=1e-8).log()
+        total = F.nll_loss(log_p, label, self.weights, ignore_index=IGNORE, reduction="sum")
+        if self.weights is None:
+            return total / (label != IGNORE).sum().clamp(min=1)
+        return total / self.weights[label[label != IGNORE]].sum().clamp(min=1)
 
 
-@dataclass
-class CoarseScene:
-    """A scene in memory with what the frozen segmenter says about it."""
-
-    image: np.ndarray  # uint8 [h, w, 3]
-    label: np.ndarray  # uint8 [h, w]
-    logits: np.ndarray  # float16 [classes, grid rows, grid columns]
-    selected: np.ndarray  # bool [grid rows, grid columns]
-    ratio: int
+def read_scenes(options, crop_step):
+    """(data sets, frozen segmenter, prepared scenes) of the folders named."""
+    sets = [Dataset.open(folder, options.limit) for folder in options.data]
+    names = [entry["name"] for entry in sets[0].classes]
+    for other in sets[1:]:
+        if [entry["name"] for entry in other.classes] != names:
+            raise DataError(f"the classes of {other.folder} differ from those of {sets[0].folder}")
+    for side in options.crop:
+        if side % crop_step:
+            raise DataError(f"--crop {options.crop[1]}x{options.crop[0]}: both must be multiples of {crop_step}")
+    frozen = coarse.open_segmenter(options, sets[0])
+    rng = np.random.default_rng(options.seed)
+    scenes, left_out = [], set(options.leave_out)
+    for scene in (scene for data in sets for scene in data.scenes):
+        if scene.name in left_out:
+            continue
+        image, label = scene.read(len(names))
+        scenes.append(crops.prepare(image, label, frozen, options.alpha, len(names), rng, scene.image))
+    if not scenes:
+        raise DataError("--leave-out leaves no scene to train on")
+    share = np.mean([scene.selected.mean() for scene in scenes])
+    print(f"{len(scenes)} scenes, {100 * share:.1f} % of the cells selected", flush=True)
+    return sets, frozen, scenes
 
 
 def run(options):
     loop.seed_everything(options)
-    segmenter, coarse = load_segmenter(options.segmenter)
-    data = Dataset.open(options.data, options.limit)
-    if [c["name"] for c in data.classes] != [c["name"] for c in coarse["classes"]]:
-        raise DataError(f"the segmenter's classes differ from those of {data.folder}")
-    if options.crop[0] % CROP_MULTIPLE or options.crop[1] % CROP_MULTIPLE:
-        raise DataError(f"--crop {options.crop[1]}x{options.crop[0]}: both must be multiples of {CROP_MULTIPLE}")
-    scenes = [prepare(*scene.read(len(data.classes)), segmenter, coarse, options.alpha) for scene in data.scenes]
-    share = np.mean([scene.selected.mean() for scene in scenes])
-    print(f"{len(scenes)} scenes, {100 * share:.1f} % of the cells selected: {data.folder}", flush=True)
-    model = Refiner(options.planes, options.blocks, len(data.classes), options.features, options.bound)
+    step_size = max(CROP_MULTIPLE, 2 ** (len(options.planes) - 1))
+    sets, frozen, scenes = read_scenes(options, step_size)
+    weights = None
+    if options.class_weights == "mild":
+        weights = mild_weights(sum(scene.pixels for scene in scenes).astype(np.float64))
+    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights)
+    model = Refiner(options.planes, options.blocks, len(frozen.classes), options.features, options.bound)
     facts = {
         "kind": "refiner",
         "planes": options.planes,
         "blocks": options.blocks,
-        "classes": data.classes,
+        "classes": frozen.classes,
         "features": options.features,
         "bound": options.bound,
         "alpha": options.alpha,
-        "mean": coarse["mean"],
-        "std": coarse["std"],
-        "scenes": [data.scenes[0].name, data.scenes[-1].name, len(data.scenes)],
+        "channel_order": frozen.channel_order,
+        "mean": list(frozen.mean),
+        "std": list(frozen.std),
+        "seed": options.seed,
+        "scenes": [sets[0].scenes[0].name, sets[-1].scenes[-1].name, len(scenes)],
     }
 
     def step(rng):
-        mask, rgb, y1, label = batch(scenes, options.crop, options.batch, coarse, rng)
+        mask, rgb, y1, label = crops.batch(
+            scenes, options.crop, options.batch, step_size, options.augment, frozen, rng
+        )
         y2, out = model(model.pyramid(mask), rgb, y1)
-        return labelled_mean(y2, label) + labelled_mean(out, label)
+        return loss(y2, label) + loss(out, label)
 
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
-
-
-def coarse_logits(image, segmenter, facts):
-    """Logits `[1, classes, rows, columns]` on the segmenter's grid for an image uint8 `[h, w, 3]`, and the grid."""
-    grid = Grid.pad(image.shape[:2], facts["size"])
-    cells = torch.from_numpy(grid.shrink(image, facts["mean"]))[None]
-    with torch.no_grad():
-        return selection.to_grid(segmenter(normalise(cells, facts["mean"], facts["std"])), grid.size), grid
-
-
-def prepare(image, label, segmenter, facts, alpha):
-    logits, grid = coarse_logits(image, segmenter, facts)
-    selected = (selection.entropy(logits) > alpha)[0].numpy()
-    # Padding takes no part.
-    selected[-(-image.shape[0] // grid.ratio) :] = False
-    selected[:, -(-image.shape[1] // grid.ratio) :] = False
-    return CoarseScene(image, label, logits[0].numpy().astype(np.float16), selected, grid.ratio)
-
-
-def window(scene, crop, rng):
-    """Origin (row, column) of a crop with selected pixels, a multiple of `CROP_MULTIPLE` and of the cells."""
-    step = np.lcm(CROP_MULTIPLE, scene.ratio)
-    ways = [max(0, n - m) // step + 1 for n, m in zip(scene.label.shape, crop)]
-    for _ in range(TRIES):
-        top, left = (step * int(rng.integers(n)) for n in ways)
-        cells = scene.selected[top // scene.ratio :, left // scene.ratio :]
-        if cells[: crop[0] // scene.ratio, : crop[1] // scene.ratio].mean() > 0.01:
-            break
-    return top, left
-
-
-def batch(scenes, crop, count, facts, rng):
-    """(mask `[n, h, w]`, colours `[sites, 3]`, coarse logits `[sites, classes]`, labels `[sites]`)."""
-    masks, pictures, logits, labels = [], [], [], []
-    for index in rng.integers(len(scenes), size=count):
-        scene = scenes[index]
-        top, left = window(scene, crop, rng)
-        flip = -1 if rng.random() < 0.5 else 1
-        ratio = scene.ratio
-        # Scenes smaller than the crop leave the rest of the window unselected.
-        picture, label = np.zeros((3, *crop), np.float32), np.full(crop, IGNORE, np.uint8)
-        part = scene.image[top : top + crop[0], left : left + crop[1]]
-        height, width = part.shape[:2]
-        picture[:, :height, :width] = part.transpose(2, 0, 1)
-        label[:height, :width] = scene.label[top : top + crop[0], left : left + crop[1]]
-        cells = np.s_[top // ratio : (top + crop[0]) // ratio, left // ratio : (left + crop[1]) // ratio]
-        mask = np.zeros(crop, bool)
-        selected = scene.selected[cells].repeat(ratio, 0).repeat(ratio, 1)[:height, :width]
-        mask[:height, :width] = selected
-        rows, columns = mask[:, ::flip].nonzero()
-        columns_before = columns if flip == 1 else crop[1] - 1 - columns
-        logits.append(scene.logits[(slice(None), *cells)][:, rows // ratio, columns_before // ratio].T)
-        masks.append(mask[:, ::flip])
-        pictures.append(picture[..., ::flip])
-        labels.append(label[rows, columns_before])
-    mask = torch.from_numpy(np.stack(masks))
-    image = normalise(photometric(torch.from_numpy(np.stack(pictures)), rng), facts["mean"], facts["std"])
-    y1 = torch.from_numpy(np.concatenate(logits).astype(np.float32))
-    return mask, image.permute(0, 2, 3, 1)[mask], y1, torch.from_numpy(np.concatenate(labels).astype(np.int64))
 
 
 def load_refiner(path):
@@ -158,4 +138,4 @@ def load_refiner(path):
         raise DataError(f"this checkpoint is of a {facts['kind']}, a refiner is needed: {path}")
     model = Refiner(facts["planes"], facts["blocks"], len(facts["classes"]), facts["features"], facts["bound"])
     model.load_state_dict(state["model"])
-    return model.eval(), {**facts, "total": loop.total(state)}
+    return model.eval(), {"channel_order": "rgb", **facts, "total": loop.total(state)}

@@ -73,8 +73,11 @@ def load(data, grid_size):
 
 
 def class_weights(shares):
-    """Mild: the fourth root of how much rarer than the median a class is, between 0.5 and 3; 0 for absent ones."""
-    covered = sum(share.sum((1, 2), dtype=np.float64) for share in shares)
+    return mild_weights(sum(share.sum((1, 2), dtype=np.float64) for share in shares))
+
+
+def mild_weights(covered):
+    """The fourth root of how much rarer than the median a class is, between 0.5 and 3; 0 for absent ones."""
     present = covered > 0
     weights = np.zeros(len(covered))
     weights[present] = np.clip((np.median(covered[present]) / covered[present]) ** 0.25, 0.5, 3)

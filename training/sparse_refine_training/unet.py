@@ -11,6 +11,7 @@ from .selection import entropy
 
 FEATURES = ("rgb", "rgb+probabilities")
 GATE_WIDTH = 64
+START_SCALE = 1.5  # of the classifier: normalised probabilities have unit variance
 
 
 class SiteNorm(nn.BatchNorm1d):
@@ -95,6 +96,8 @@ class Refiner(nn.Module):
         self.fuser = nn.Sequential(nn.Linear(classes, GATE_WIDTH), nn.ReLU(), nn.Linear(GATE_WIDTH, classes))
         if 2 * classes <= GATE_WIDTH:
             start_as_identity(self.fuser, classes)
+        if features == "rgb+probabilities" and planes[0] >= classes:
+            start_as_coarse(self)
 
     def pyramid(self, mask):
         """Index tables of the selected pixels `[images, rows, columns]`."""
@@ -162,6 +165,26 @@ def start_as_identity(fuser, classes):
         fuser[2].weight.zero_()
         fuser[2].weight[:, : 2 * classes] = both.t()
         fuser[2].bias.zero_()
+
+
+def start_as_coarse(model):
+    """The fine logits begin as the coarse decision, and every residual branch at zero: training only has to correct.
+
+    The first channels of level 0 carry the coarse probabilities from the stem to the classifier.
+    """
+    classes, centre = model.classes, 4
+    with torch.no_grad():
+        model.stem.weight[:, :, :classes] = 0
+        model.stem.weight[centre, 3:, :classes] = torch.eye(classes)
+        for stage in model.levels:
+            for block in [*stage.pre, *getattr(stage, "post", [])]:
+                block.conv2.weight.zero_()
+                if hasattr(block, "projection"):
+                    width = block.projection.shape[1]
+                    block.projection[:width] = torch.eye(width)
+        model.classifier.weight[:, classes:] = 0
+        model.classifier.weight[:, :classes] = START_SCALE * torch.eye(classes)
+        model.classifier.bias.zero_()
 
 
 def bundle_tensors(model):

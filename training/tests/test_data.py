@@ -85,13 +85,44 @@ def test_grid_of_an_8_mp_camera():
     assert grid.ratio == 4 and grid.canvas == (2176, 3840)
 
 
-def test_shrink_is_the_mean_of_blocks_padded_with_the_mean():
+def test_shrink_is_the_mean_of_the_pixels_in_a_cell():
     image = np.arange(3 * 4 * 3, dtype=np.uint8).reshape(3, 4, 3)
-    grid = Grid.pad((3, 4), (2, 2))
-    cells = grid.shrink(image, (100, 101, 102))
-    assert cells.shape == (3, 2, 2)
+    cells = Grid.pad((3, 4), (3, 2)).shrink(image, (100, 101, 102))
+    assert cells.shape == (3, 3, 2)
     assert cells[1, 0, 1] == image[:2, 2:, 1].mean()
-    assert cells[2, 1, 0] == (image[2, :2, 2].sum() + 2 * 102) / 4
+    assert cells[2, 1, 0] == image[2, :2, 2].mean()
+    assert cells[:, 2, 1].tolist() == [100, 101, 102]
+
+
+@pytest.mark.parametrize("camera, size", [((7, 9), (3, 4)), ((6, 10), (4, 10)), ((5, 4), (5, 3))])
+def test_shrink_weighs_pixels_that_cells_share(camera, size):
+    """Against enlarging both until cells and pixels are whole."""
+    image = np.random.default_rng(0).integers(0, 256, (*camera, 3), dtype=np.uint8)
+    cells = Grid.stretch(camera, size).shrink(image, (0, 0, 0))
+    large = image.astype(np.float64).repeat(size[0], 0).repeat(size[1], 1)
+    expected = large.reshape(size[0], camera[0], size[1], camera[1], 3).mean((1, 3))
+    np.testing.assert_allclose(cells.transpose(1, 2, 0), expected, atol=1e-3)
+
+
+def test_pixels_find_their_cells_at_uneven_ratios():
+    rows, columns = Grid.stretch((7, 10), (3, 4)).cells()
+    assert rows.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert columns.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_camvid_layout_and_its_ignored_value(tmp_path):
+    flat = write(tmp_path / "source")
+    (flat / "images").rename(tmp_path / "train")
+    (flat / "labels").rename(tmp_path / "trainannot")
+    content = json.loads((flat / "classes.json").read_text())
+    (tmp_path / "classes.json").write_text(json.dumps({**content, "ignore_id": 11}))
+    path = tmp_path / "trainannot" / "s0.png"
+    label = np.array(Image.open(path))
+    label[0, :5] = 11
+    Image.fromarray(label).save(path)
+    data = Dataset.open(tmp_path / "train")
+    assert len(data.scenes) == 4
+    assert data.scenes[0].read(3)[1][0, :6].tolist() == [255] * 5 + [label[0, 5]]
 
 
 def test_shares_count_labelled_pixels():

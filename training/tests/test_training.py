@@ -150,7 +150,7 @@ def test_training_survives_images_without_sites():
         mask = torch.zeros(1, 16, 16, dtype=torch.bool)
         mask[0, 5, 5] = bool(sites)
         _, out = model(model.pyramid(mask), torch.randn(sites, 3), torch.randn(sites, 3))
-        loss = train_refiner.labelled_mean(out, torch.full((sites,), 1))
+        loss = train_refiner.LabelLoss(range(3), 3)(out, torch.full((sites,), 1))
         loss.backward()
         assert torch.isfinite(loss)
 

@@ -1,0 +1,106 @@
+"""Windows of full-resolution scenes with what the frozen segmenter says about them: the refiner's training batches."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from . import augment
+from .data import IGNORE, normalise
+
+PLACES = 4000  # candidate window centres kept per scene and class
+
+
+@dataclass
+class CoarseScene:
+    """A scene in memory with what the frozen segmenter says about it."""
+
+    image: np.ndarray  # uint8 [h, w, 3] in the network's order of channels
+    label: np.ndarray  # uint8 [h, w]
+    logits: np.ndarray  # float16 [channels, grid rows, grid columns]
+    selected: np.ndarray  # bool [grid rows, grid columns]
+    rows: np.ndarray  # cell row of each pixel row
+    columns: np.ndarray
+    places: dict = field(default_factory=dict)  # class: flat pixel numbers of some of its selected pixels
+    pixels: np.ndarray = None  # selected pixels of each class
+
+
+def prepare(image, label, frozen, alpha, classes, rng, path=None):
+    """`CoarseScene` with the places of `window`."""
+    view = frozen.look(image, path)
+    selected = view.entropy() > alpha
+    logits = view.logits[0].numpy().astype(np.float16)
+    scene = CoarseScene(frozen.ordered(image), label, logits, selected, view.rows, view.columns)
+    flat = np.flatnonzero(view.to_pixels(selected))
+    labels = label.reshape(-1)[flat]
+    scene.pixels = np.bincount(labels, minlength=IGNORE + 1)[:classes]
+    for value in scene.pixels.nonzero()[0]:
+        found = flat[labels == value]
+        scene.places[int(value)] = rng.choice(found, min(PLACES, len(found)), replace=False)
+    return scene
+
+
+def window(scene, extent, step, rng):
+    """Origin (row, column), a multiple of `step`, of `extent` pixels around a selected one.
+
+    The pixel's class is drawn with the square root of how often it is selected, so that wires and poles are seen often.
+    """
+    shape = scene.label.shape
+    ways = [max(0, n - m) // step + 1 for n, m in zip(shape, extent)]
+    values = list(scene.places)
+    if not values:
+        return tuple(step * int(rng.integers(n)) for n in ways)
+    chances = np.sqrt(scene.pixels[values].astype(np.float64))
+    place = rng.choice(scene.places[values[rng.choice(len(values), p=chances / chances.sum())]])
+    origin = []
+    for centre, side, count in zip(divmod(int(place), shape[1]), extent, ways):
+        start = centre - int(rng.integers(side // 4, 3 * side // 4 + 1))
+        origin.append(step * min(max(round(start / step), 0), count - 1))
+    return tuple(origin)
+
+
+def cut(scene, crop, step, kind, rng):
+    """One window: (mask `[h, w]`, picture float32 `[3, h, w]`, logits `[sites, channels]`, labels `[sites]`).
+
+    Scenes smaller than the crop leave the rest of it unselected. Enlarged or shrunk windows take labels and logits from
+    the nearest pixel, and colours bilinearly.
+    """
+    scale = augment.scale(kind, rng)
+    extent = crop if scale == 1 else tuple(int(np.ceil(side / scale)) for side in crop)
+    origin = window(scene, extent, step, rng)
+    lines = []
+    for first, side, size in zip(origin, crop, scene.label.shape):
+        line = first + ((np.arange(side) + 0.5) / scale).astype(int)
+        lines.append(line[line < size])
+    rows, columns = lines
+    height, width = len(rows), len(columns)
+    picture, mask = np.zeros((3, *crop), np.float32), np.zeros(crop, bool)
+    part = scene.image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].transpose(2, 0, 1)
+    if scale == 1:
+        picture[:, :height, :width] = part
+    else:
+        small = torch.from_numpy(part.astype(np.float32))[None]
+        options = {"mode": "bilinear", "align_corners": False, "antialias": scale < 1}
+        picture[:, :height, :width] = F.interpolate(small, (height, width), **options)[0].numpy()
+    mask[:height, :width] = scene.selected[scene.rows[rows]][:, scene.columns[columns]]
+    if rng.random() < 0.5:
+        mask, picture = mask[:, ::-1].copy(), picture[..., ::-1].copy()
+        found_rows, found_columns = mask.nonzero()
+        from_rows, from_columns = rows[found_rows], columns[crop[1] - 1 - found_columns]
+    else:
+        found_rows, found_columns = mask.nonzero()
+        from_rows, from_columns = rows[found_rows], columns[found_columns]
+    logits = scene.logits[:, scene.rows[from_rows], scene.columns[from_columns]].T
+    return mask, picture, logits, scene.label[from_rows, from_columns]
+
+
+def batch(scenes, crop, count, step, kind, frozen, rng):
+    """(mask `[n, h, w]`, colours `[sites, 3]`, coarse logits `[sites, channels]`, labels `[sites]`)."""
+    parts = [cut(scenes[index], crop, step, kind, rng) for index in rng.integers(len(scenes), size=count)]
+    masks, pictures, logits, labels = zip(*parts)
+    mask = torch.from_numpy(np.stack(masks))
+    image = augment.colours(torch.from_numpy(np.stack(pictures)), kind, rng)
+    image = normalise(image, frozen.mean, frozen.std)
+    y1 = torch.from_numpy(np.concatenate(logits).astype(np.float32))
+    return mask, image.permute(0, 2, 3, 1)[mask], y1, torch.from_numpy(np.concatenate(labels).astype(np.int64))
