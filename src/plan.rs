@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::bundle::Bundle;
 use crate::bundle::manifest::{ChannelOrder, Fit, Resize, Upsample};
 use crate::bundle::refiner::{Bound, Features};
+use crate::bundle::sparsity::{Configuration, FineEntry};
 use crate::config::{Config, ConfigError, OnnxEngine};
 use crate::types::{ClassInfo, FrameError, Mode, Size};
 
@@ -97,6 +98,61 @@ pub struct RefinerPlan {
     pub normalisation: Normalisation,
 }
 
+/// The two columns of a run of `spatial_sparsity`.
+#[derive(Clone, Debug)]
+pub struct ColumnsPlan {
+    /// How they go together.
+    pub configuration: Configuration,
+    /// Output of the coarse column that holds the weight map.
+    pub weights: String,
+    /// Name and channels of the features that go from the coarse column to the fine one.
+    pub features: Option<(String, usize)>,
+    /// Image pixels per score of the fine column, along each axis; coarse scores are upsampled to it.
+    pub stride: u32,
+    /// The fine column, in mode refined.
+    pub fine: Option<FinePlan>,
+}
+
+/// The fine column of a run.
+#[derive(Clone, Debug)]
+pub struct FinePlan {
+    /// ONNX file.
+    pub path: PathBuf,
+    /// Its image input.
+    pub input: String,
+    /// Its output.
+    pub output: String,
+    /// The whole image it was trained for.
+    pub size: Size,
+    /// Side of a tile in pixels.
+    pub tile: u32,
+    /// Pixels around a tile that are seen and not used.
+    pub halo: u32,
+    /// Numbers of windows that are run at once, rising.
+    pub batch: Vec<usize>,
+}
+
+impl ColumnsPlan {
+    fn new(fine: &FineEntry, bundle: &Bundle, mode: Mode) -> Self {
+        let cross_column = fine.configuration == Configuration::Isctf;
+        Self {
+            configuration: fine.configuration,
+            weights: fine.weights.clone(),
+            features: cross_column.then(|| (fine.features.clone(), fine.feature_channels)),
+            stride: fine.stride,
+            fine: (mode == Mode::Refined).then(|| FinePlan {
+                path: bundle.path(&fine.file),
+                input: fine.input.clone(),
+                output: fine.output.clone(),
+                size: Size::new(fine.size[0], fine.size[1]),
+                tile: fine.tile,
+                halo: fine.halo,
+                batch: fine.batch.clone(),
+            }),
+        }
+    }
+}
+
 /// Why settings and bundle do not go together.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message of each variant says what its fields are")]
@@ -105,6 +161,13 @@ pub enum PlanError {
     Config(#[from] ConfigError),
     #[error("mode refined needs a [refiner], this bundle has none; use --mode coarse: {bundle}")]
     NoRefiner { bundle: PathBuf },
+    #[error(
+        "alpha is a threshold on the weight map, and the configuration ctf of this bundle has none; leave it out: \
+         {bundle}"
+    )]
+    NoThreshold { bundle: PathBuf },
+    #[error("alpha is {alpha}, the weights of this bundle are 0 to 1: {bundle}")]
+    NotAWeight { alpha: f32, bundle: PathBuf },
     #[error(
         "mode dense needs a [dense] network, this bundle has none; use --mode coarse or refined: {bundle}"
     )]
@@ -122,7 +185,9 @@ pub struct Plan {
     pub segmenter: SegmenterPlan,
     /// The sparse network, in mode refined.
     pub refiner: Option<RefinerPlan>,
-    /// Entropy threshold in nats; infinite where nothing is refined.
+    /// The two columns of `spatial_sparsity`, unless the mode is dense.
+    pub columns: Option<ColumnsPlan>,
+    /// Entropy threshold in nats, or that of the weight map; infinite where nothing is refined.
     pub alpha: f32,
     /// How cells become pixels.
     pub upsample: Upsample,
@@ -176,8 +241,23 @@ impl Plan {
                     std: refiner.std.unwrap_or(entry.std),
                 },
             }),
-            None if config.mode == Mode::Refined => {
+            None if config.mode == Mode::Refined && manifest.fine.is_none() => {
                 return Err(PlanError::NoRefiner { bundle: bundle.dir.clone() });
+            }
+            _ => None,
+        };
+        let columns = match &manifest.fine {
+            Some(fine) if config.mode != Mode::Dense => {
+                if let Some(alpha) = config.alpha {
+                    let bundle = bundle.dir.clone();
+                    if fine.configuration == Configuration::Ctf {
+                        return Err(PlanError::NoThreshold { bundle });
+                    } else if alpha > 1.0 {
+                        return Err(PlanError::NotAWeight { alpha, bundle });
+                    }
+                }
+                upsample = Upsample::Bilinear;
+                Some(ColumnsPlan::new(fine, bundle, config.mode))
             }
             _ => None,
         };
@@ -187,6 +267,7 @@ impl Plan {
             classes: manifest.class_infos(),
             segmenter,
             refiner,
+            columns,
             alpha: if config.mode == Mode::Dense { f32::INFINITY } else { alpha },
             upsample,
             max_fraction: config.max_fraction.unwrap_or(manifest.selector.max_fraction),
@@ -217,6 +298,11 @@ impl Plan {
             return Err(FrameError::TooLarge { size: geometry.canvas, limit: 2 * MAX_SIDE });
         }
         Ok(geometry)
+    }
+
+    /// The largest value there can be of what decides about refinement: ln of the number of classes, or a weight of 1.
+    pub fn highest_measure(&self) -> f32 {
+        if self.columns.is_some() { 1.0 } else { (self.classes.len() as f32).ln() }
     }
 
     /// Most pixels of a camera image that may be refined.
@@ -329,6 +415,47 @@ std = [1.0, 1.0, 1.0]
         let plan = Plan::new(&Config { mode: Mode::Dense, ..Config::default() }, &bundle(dense)).unwrap();
         assert_eq!(plan.selection_grid(), Size::new(64, 32));
         assert_eq!((plan.alpha, plan.upsample), (f32::INFINITY, Upsample::Bilinear));
+    }
+
+    #[test]
+    fn two_columns_are_planned_and_their_threshold_is_a_weight() {
+        let plan_of = |configuration: &str, config: Config| {
+            let text = format!(
+                "fit = \"pad\"\n[selector]\nkind = \"weights\"\nalpha = 0.5\n[fine]\nfile = \"fine.onnx\"\nsha256 = \"\"\n\
+                 size = [128, 64]\nstride = 8\ntile = 32\nhalo = 16\n{configuration}\n"
+            );
+            let mut bundle = bundle("");
+            let base = r#"
+schema = 1
+name = "tiny"
+method = "spatial_sparsity"
+classes = [{ name = "a", colour = [0, 0, 0] }, { name = "b", colour = [1, 1, 1] }]
+[segmenter]
+file = "coarse.onnx"
+sha256 = ""
+size = [64, 32]
+logit_stride = 8
+mean = [1.0, 2.0, 3.0]
+std = [1.0, 1.0, 1.0]
+"#;
+            bundle.manifest = Manifest::parse(&format!("{base}{text}")).unwrap();
+            Plan::new(&config, &bundle)
+        };
+        let sctf = plan_of("configuration = \"sctf\"", Config::default()).unwrap();
+        let columns = sctf.columns.as_ref().unwrap();
+        assert!(columns.features.is_none() && columns.fine.is_some() && sctf.refiner.is_none());
+        assert_eq!((sctf.alpha, sctf.highest_measure()), (0.5, 1.0));
+        let coarse = Config { mode: Mode::Coarse, alpha: Some(0.25), ..Config::default() };
+        let coarse = plan_of("configuration = \"sctf\"", coarse).unwrap();
+        assert!(coarse.columns.as_ref().unwrap().fine.is_none());
+        assert_eq!(coarse.alpha, 0.25);
+        let isctf = plan_of("configuration = \"isctf\"\nfeature_channels = 24", Config::default()).unwrap();
+        assert_eq!(isctf.columns.unwrap().features, Some(("features".to_owned(), 24)));
+        let alpha = |alpha| Config { alpha: Some(alpha), ..Config::default() };
+        let error = plan_of("configuration = \"ctf\"", alpha(0.5)).unwrap_err().to_string();
+        assert!(error.contains("has none"), "{error}");
+        let error = plan_of("configuration = \"sctf\"", alpha(1.5)).unwrap_err().to_string();
+        assert!(error.contains("0 to 1"), "{error}");
     }
 
     #[test]

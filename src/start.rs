@@ -2,6 +2,7 @@
 
 use crate::config::BackendChoice;
 use crate::cpu::CpuBackend;
+use crate::cpu::tiles::TileBackend;
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
 use crate::types::BackendFacts;
@@ -11,10 +12,15 @@ use crate::types::BackendFacts;
 pub enum Started {
     /// The plain CPU.
     Cpu(Box<CpuBackend>),
+    /// The plain CPU, for the method `spatial_sparsity`.
+    CpuTiles(Box<TileBackend>),
 }
 
 /// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works.
 pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
+    if plan.columns.is_some() {
+        return start_tiles(plan, choice);
+    }
     let reason = match choice {
         BackendChoice::Cpu => "asked for".to_owned(),
         BackendChoice::Auto => format!("auto: {}", cuda_state()),
@@ -35,6 +41,33 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
     let backend = CpuBackend::new(plan)?;
     let device = format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" });
     Ok((Started::Cpu(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))
+}
+
+/// The method `spatial_sparsity` runs on the CPU.
+fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
+    let reason = match choice {
+        BackendChoice::Cpu => "asked for",
+        BackendChoice::Auto => "auto: spatial_sparsity runs on the CPU only",
+        BackendChoice::Cuda | BackendChoice::Tensorrt => {
+            return Err(BackendError::NotAvailable {
+                backend: choice.name(),
+                why: "the method spatial_sparsity of this bundle runs on the CPU only; use --backend cpu or auto"
+                    .to_owned(),
+            });
+        }
+    };
+    let threads = plan.threads;
+    let engine = format!("onnx ({})", plan.segmenter.engine.name());
+    let configuration = plan.columns.as_ref().filter(|columns| columns.fine.is_some());
+    let facts = BackendFacts {
+        segmenter: engine.clone(),
+        refiner: configuration.map_or("no fine column".to_owned(), |columns| {
+            format!("{engine}, {} on tiles", columns.configuration.name())
+        }),
+        device: format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" }),
+        reason: reason.to_owned(),
+    };
+    Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
 }
 
 /// One sentence on CUDA and TensorRT in this build.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::refiner::{Bound, Features};
+use super::sparsity::{self, FineEntry};
 use crate::types::{ClassInfo, Size, UNLABELLED};
 
 /// The only manifest version this build reads.
@@ -33,6 +34,8 @@ pub struct Manifest {
     pub selector: SelectorEntry,
     /// The sparse network; without it the bundle labels coarsely only.
     pub refiner: Option<RefinerEntry>,
+    /// The full-resolution column of `spatial_sparsity`.
+    pub fine: Option<FineEntry>,
     /// The segmenter's architecture at full resolution, for comparison.
     pub dense: Option<DenseEntry>,
 }
@@ -43,6 +46,8 @@ pub struct Manifest {
 pub enum Method {
     /// Entropy selector, sparse U-Net, gated ensembler.
     SparseRefine,
+    /// Learned weight map, fine column on tiles, fusion by the map.
+    SpatialSparsity,
 }
 
 /// One output channel.
@@ -160,6 +165,8 @@ pub enum SelectorKind {
     /// The entropy of the coarse softmax, in nats.
     #[default]
     Entropy,
+    /// The learned weight map of the coarse column, 0 to 1.
+    Weights,
 }
 
 /// `[selector]`.
@@ -168,7 +175,7 @@ pub enum SelectorKind {
 pub struct SelectorEntry {
     /// What makes a pixel uncertain.
     pub kind: SelectorKind,
-    /// Pixels with entropy above this many nats are refined.
+    /// Pixels with entropy above this many nats, or tiles with a weight above it, are refined.
     pub alpha: f32,
     /// How cells become pixels.
     pub upsample: Upsample,
@@ -274,7 +281,12 @@ impl Manifest {
                 refiner.std.unwrap_or(segmenter.std),
             )?;
         }
-        Ok(())
+        sparsity::check(self)
+    }
+
+    /// Whether the bundle holds what refines.
+    pub fn refines(&self) -> bool {
+        self.refiner.is_some() || self.fine.is_some()
     }
 
     /// Output channels of the segmenter, of which the first `classes.len()` are used.

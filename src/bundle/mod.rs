@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 pub mod manifest;
 pub mod refiner;
+pub mod sparsity;
 
 pub use manifest::Manifest;
 
@@ -52,6 +53,9 @@ impl Bundle {
         bundle.check_hash(&manifest.segmenter.file, &manifest.segmenter.sha256)?;
         if let Some(refiner) = &manifest.refiner {
             bundle.check_hash(&refiner.file, &refiner.sha256)?;
+        }
+        if let Some(fine) = &manifest.fine {
+            bundle.check_hash(&fine.file, &fine.sha256)?;
         }
         if let Some(dense) = &manifest.dense {
             bundle.check_hash(&dense.file, &dense.sha256)?;

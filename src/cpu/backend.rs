@@ -152,7 +152,7 @@ impl CpuBackend {
     }
 }
 
-fn span(stage: Stage) -> tracing::Span {
+pub(super) fn span(stage: Stage) -> tracing::Span {
     match stage {
         Stage::Upload => tracing::info_span!("upload"),
         Stage::Preprocess => tracing::info_span!("preprocess"),

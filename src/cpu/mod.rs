@@ -20,6 +20,7 @@ mod simd;
 pub mod sites;
 pub mod sparse_conv;
 mod tile;
+pub mod tiles;
 pub mod unet;
 pub mod upsample;
 

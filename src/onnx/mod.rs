@@ -5,6 +5,7 @@
 //! say how to get them.
 
 mod graph;
+mod network;
 #[cfg(feature = "onnx-ort")]
 mod ort;
 #[cfg(not(feature = "onnx-ort"))]
@@ -19,6 +20,7 @@ mod rten;
 use std::path::{Path, PathBuf};
 
 pub use graph::{GraphInfo, TensorInfo};
+pub use network::{Input, Network, Port};
 
 use crate::config::OnnxEngine;
 use crate::plan::TensorSpec;
@@ -62,6 +64,10 @@ pub enum OnnxError {
     InputShape { found: String, expected: String, path: PathBuf },
     #[error("segmenter gives output {found}, the manifest says {expected}: {}", path.display())]
     OutputShape { found: String, expected: String, path: PathBuf },
+    #[error("{role} `{name}` is {found}, the manifest says {expected}: {}", path.display())]
+    TensorShape { role: &'static str, name: String, found: String, expected: String, path: PathBuf },
+    #[error("the model has an input `{name}` that the manifest does not name: {}", path.display())]
+    ExtraInput { name: String, path: PathBuf },
     #[error("node `{node}`: {why}: {}", path.display())]
     Unsafe { node: String, why: String, path: PathBuf },
     #[error("engine {engine} is not in this build: rebuild with `--features {}`", engine.feature())]

@@ -297,7 +297,7 @@ impl Sink<'_> {
             entropy: (!outputs.entropy.is_empty()).then(|| EntropyGrid {
                 geometry,
                 values: outputs.entropy.clone(),
-                max: (self.plan.classes.len() as f32).ln(),
+                max: self.plan.highest_measure(),
             }),
         }
     }

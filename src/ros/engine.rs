@@ -135,7 +135,7 @@ impl EngineThread {
             clock: self.clock.clone(),
             facts: &run_facts,
             palette: Publish::palette(&classes),
-            highest_entropy: (classes.len() as f32).ln(),
+            highest_entropy: planned.highest_measure(),
             cdr: Vec::new(),
             pixels: Vec::new(),
         };
@@ -152,6 +152,9 @@ impl EngineThread {
             scope.spawn(move || compress(to_compress, outputs, compress_log));
             let result = match started {
                 Started::Cpu(backend) => self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log),
+                Started::CpuTiles(backend) => {
+                    self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
+                }
             };
             to_compress.close();
             result

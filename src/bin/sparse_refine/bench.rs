@@ -5,7 +5,9 @@ use std::time::Instant;
 use serde_json::json;
 use sparse_refine::bundle::Bundle;
 use sparse_refine::eval::Samples;
-use sparse_refine::pipeline::{Backend as _, DeadlineBudget, Extras, FrameOutputs, StageError, process};
+use sparse_refine::pipeline::{
+    Backend, DeadlineBudget, Extras, FrameOutputs, PixelBudget, StageError, process,
+};
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{Started, start};
 use sparse_refine::synth::{SceneSpec, render};
@@ -18,9 +20,46 @@ use crate::exit::{DEVICE, Failure, USAGE};
 const SCENES: u32 = 3;
 const WARM_UP: u32 = 2;
 
+/// A backend with a slot of its own.
+trait Lane {
+    /// One frame, labels included.
+    fn frame(
+        &mut self,
+        frame: &Frame<'_>,
+        mode: Mode,
+        budget: PixelBudget,
+        outputs: &mut FrameOutputs,
+    ) -> Result<FrameReport, StageError>;
+}
+
+struct Running<B: Backend> {
+    backend: Box<B>,
+    slot: B::Slot,
+}
+
+impl<B: Backend> Lane for Running<B> {
+    fn frame(
+        &mut self,
+        frame: &Frame<'_>,
+        mode: Mode,
+        budget: PixelBudget,
+        outputs: &mut FrameOutputs,
+    ) -> Result<FrameReport, StageError> {
+        process(&*self.backend, &mut self.slot, frame, mode, budget)?;
+        self.backend.finish(&mut self.slot, Extras::default(), outputs)
+    }
+}
+
+fn lane(started: Started, size: Size) -> Result<Box<dyn Lane>, StageError> {
+    Ok(match started {
+        Started::Cpu(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
+        Started::CpuTiles(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
+    })
+}
+
 struct Contender {
     plan: Plan,
-    backend: Started,
+    lane: Box<dyn Lane>,
     device: String,
     budget: DeadlineBudget,
     latency: Samples,
@@ -37,7 +76,7 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<(), Failure> {
         let (backend, facts) = start(plan.clone(), config.backend)?;
         contenders.push(Contender {
             plan,
-            backend,
+            lane: lane(backend, args.size).map_err(stage_failure)?,
             device: facts.device,
             budget: DeadlineBudget::new(config.budget_ms),
             latency: Samples::default(),
@@ -61,20 +100,15 @@ fn modes(args: &BenchArgs, bundle: &Bundle) -> Vec<Mode> {
         return args.compare.iter().map(|&mode: &ModeArg| mode.into()).collect();
     }
     let mut modes = vec![Mode::Coarse];
-    modes.extend(bundle.manifest.refiner.as_ref().map(|_| Mode::Refined));
+    modes.extend(bundle.manifest.refines().then_some(Mode::Refined));
     modes.extend(bundle.manifest.dense.as_ref().map(|_| Mode::Dense));
     modes
 }
 
 fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> Result<(), Failure> {
-    let mut slots = Vec::new();
-    for contender in contenders.iter() {
-        let Started::Cpu(backend) = &contender.backend;
-        slots.push(backend.slot(args.size).map_err(stage_failure)?);
-    }
     let mut outputs = FrameOutputs::default();
     for round in 0..WARM_UP + args.frames {
-        for (contender, slot) in contenders.iter_mut().zip(&mut slots) {
+        for contender in contenders.iter_mut() {
             let data = &images[round as usize % images.len()];
             let frame = Frame {
                 camera: CameraId(0),
@@ -84,12 +118,10 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
                 step: args.size.width as usize * 3,
                 data,
             };
-            let Started::Cpu(backend) = &contender.backend;
             let budget = contender.budget.pixels(contender.plan.capacity(args.size));
             let start = Instant::now();
-            let report = process(&**backend, slot, &frame, contender.plan.mode, budget)
-                .and_then(|()| backend.finish(slot, Extras::default(), &mut outputs))
-                .map_err(stage_failure)?;
+            let mode = contender.plan.mode;
+            let report = contender.lane.frame(&frame, mode, budget, &mut outputs).map_err(stage_failure)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             contender.budget.observe(&report);
             if round >= WARM_UP {

@@ -83,7 +83,7 @@ fn processor() -> String {
 /// Loads a bundle as a run would, networks included.
 fn check_model(dir: &std::path::Path) -> Result<String, Failure> {
     let bundle = Bundle::load(dir)?;
-    let refines = bundle.manifest.refiner.is_some();
+    let refines = bundle.manifest.refines();
     let mode = if refines { Mode::Refined } else { Mode::Coarse };
     let config = Config { backend: BackendChoice::Cpu, mode, ..Config::default() };
     start(Plan::new(&config, &bundle)?, config.backend)?;
