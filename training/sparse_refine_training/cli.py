@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from . import evaluate, export, goldens, oracle, train_refiner, train_segmenter, train_selector
+from . import evaluate_two_column, export_two_column, train_two_column
 from .data import DataError
 
 
@@ -11,6 +12,8 @@ def parser():
     root = argparse.ArgumentParser(prog="python3 -m sparse_refine_training", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
     for module in (train_segmenter, oracle, train_refiner, train_selector, evaluate, export, goldens):
+        module.add_command(commands)
+    for module in (train_two_column, evaluate_two_column, export_two_column):
         module.add_command(commands)
     return root
 

@@ -1,0 +1,310 @@
+"""Trains the two columns of Spatial Sparsity (a reconstruction, docs/methods.md) in stages.
+
+ctf: both columns on crops, the weight map only mixes. sctf: from ctf, the map is a binary-concrete sample under an area
+budget that is annealed from 1. uncrop: whole images along the deployed tile path, BatchNorm statistics frozen. isctf: the
+same with cross-column connections. prune: removes residual units and recovers on crops.
+"""
+
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import loop
+from .data import IGNORE, IMAGENET_MEAN, IMAGENET_STD, DataError, Dataset, Grid, normalise, photometric
+from .two_column import (
+    COARSE_UNITS,
+    FINE_UNITS,
+    STRIDE,
+    WIDTHS,
+    Tiles,
+    TwoColumn,
+    area_penalty,
+    bernoulli_kl,
+    bilinear,
+    binary_concrete,
+    binary_entropy,
+    deployed,
+    fuse,
+    prune_unit,
+)
+from .train_segmenter import size
+
+WEIGHT_DECAY = 1e-3
+STAGES = ("ctf", "sctf", "uncrop", "isctf", "prune")
+COARSE_LOSS, REGULARISER_LOSS = 0.4, 0.01
+ANNEAL = 0.5  # share of the stage in which the area budget falls from 1
+
+
+def add_command(commands):
+    parser = commands.add_parser("two-column", help="train the columns of Spatial Sparsity", description=__doc__)
+    parser.add_argument("data", help="folder with images/, labels/ and classes.json")
+    parser.add_argument("--stage", choices=STAGES, default="ctf")
+    parser.add_argument("--size", type=size, default=(2176, 3840), help="canvas, WIDTHxHEIGHT (3840x2176)")
+    parser.add_argument("--ratio", type=int, default=2, help="canvas pixels per pixel of the coarse column (2)")
+    parser.add_argument("--crop", type=size, default=(512, 512), help="training window on the canvas (512x512)")
+    parser.add_argument("--batch", type=int, default=4, help="crops in a step; whole images come one at a time")
+    parser.add_argument("--widths", type=numbers, default=WIDTHS, help="channels at strides 2, 4 and 8")
+    parser.add_argument("--coarse-units", type=numbers, default=COARSE_UNITS, help="dilations of its residual units")
+    parser.add_argument("--fine-units", type=numbers, default=FINE_UNITS, help="dilations of its residual units")
+    parser.add_argument("--tile", type=int, default=128)
+    parser.add_argument("--halo", type=int, default=32)
+    parser.add_argument("--threshold", type=float, default=0.5, help="on the weight map (0.5)")
+    parser.add_argument("--area", type=areas, default=(0.15,), help="area budget; several, as .1,.2,.3, are a sweep")
+    parser.add_argument("--area-weight", type=float, default=1.0, help="of the area penalty in the loss (1)")
+    parser.add_argument("--regulariser", choices=("entropy", "kl"), default="entropy")
+    parser.add_argument("--remove", type=int, default=1, help="residual units that the stage prune removes (1)")
+    parser.add_argument("--limit", type=int, help="use the first scenes only")
+    loop.add_options(parser, learning_rate=2e-3)
+    parser.set_defaults(run=run)
+
+
+def numbers(text):
+    return tuple(int(part) for part in text.split(","))
+
+
+def areas(text):
+    values = tuple(float(part) for part in text.split(","))
+    if not values or not all(0 < value <= 1 for value in values):
+        raise ValueError(text)
+    return values
+
+
+def run(options):
+    loop.seed_everything(options)
+    if options.stage != "ctf" and not (options.init or options.resume):
+        raise DataError(f"the stage {options.stage} starts from a checkpoint: give --init")
+    data = Dataset.open(options.data, options.limit)
+    former = loop.load_checkpoint(options.init)["facts"] if options.init else None
+    if options.resume:
+        former = loop.load_checkpoint(options.out)["facts"]
+    if former and former["kind"] != "two-column":
+        raise DataError(f"this checkpoint is of a {former['kind']}, two columns are needed: {options.init}")
+    facts = describe(options, data, former)
+    images, labels = load(data, facts["size"])
+    histories = []
+    for area in options.area:
+        one = copy.copy(options)
+        if len(options.area) > 1:
+            out = Path(options.out)
+            one.out = str(out.with_name(f"{out.stem}_a{round(100 * area):02d}{out.suffix}"))
+        histories.append(run_stage(one, {**facts, "area": area}, images, labels))
+    return histories[0] if len(histories) == 1 else histories
+
+
+def describe(options, data, former):
+    """Facts of the checkpoint: what the network is comes from the one before, the rest from the options."""
+    shape = ("widths", "coarse_units", "fine_units", "size", "ratio")
+    facts = {key: former[key] if former else getattr(options, key) for key in shape}
+    cell = facts["ratio"] * STRIDE
+    for name in ("tile", "halo"):
+        if getattr(options, name) % cell:
+            raise DataError(f"--{name} {getattr(options, name)}: a multiple of a cell of {cell} px is needed")
+    for name, (height, width) in (("size", facts["size"]), ("crop", options.crop)):
+        if height % cell or width % cell:
+            raise DataError(f"--{name} {width}x{height}: both must be multiples of a cell of {cell} px")
+    if options.crop[0] > facts["size"][0] or options.crop[1] > facts["size"][1]:
+        raise DataError(f"--crop {options.crop[::-1]} exceeds the canvas {facts['size'][::-1]}")
+    if former and [c["name"] for c in former["classes"]] != [c["name"] for c in data.classes]:
+        raise DataError(f"the classes differ from those of the checkpoint: {data.folder}")
+    cross = options.stage == "isctf" or bool(former and former["cross"])
+    sparse = options.stage in ("sctf", "uncrop", "isctf") or bool(former and former["configuration"] != "ctf")
+    return {
+        **facts,
+        "kind": "two-column",
+        "stage": options.stage,
+        "configuration": "isctf" if cross else "sctf" if sparse else "ctf",
+        "cross": cross,
+        "tile": options.tile,
+        "halo": options.halo,
+        "threshold": options.threshold,
+        "area_weight": options.area_weight,
+        "regulariser": options.regulariser,
+        "classes": data.classes,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "scenes": [data.scenes[0].name, data.scenes[-1].name, len(data.scenes)],
+    }
+
+
+def build(facts):
+    """The untrained network that a checkpoint's facts describe."""
+    classes = len(facts["classes"])
+    return TwoColumn(classes, facts["widths"], facts["coarse_units"], facts["fine_units"], facts["ratio"])
+
+
+def run_stage(options, facts, images, labels):
+    model = build(facts)
+    weights = class_weights(labels, len(facts["classes"]))
+    if options.stage == "prune" and not options.resume:
+        facts = prune(model, options, facts, images, labels, weights)
+        options = copy.copy(options)
+        options.init = None  # its weights are in the model, less the removed units
+    stage = facts["configuration"] if options.stage == "prune" else options.stage
+    if stage in ("uncrop", "isctf") and options.stage != "prune":
+        step = whole_image_step(model, facts, images, labels, weights)
+    else:
+        step = crop_step(model, facts, images, labels, weights, options, progress_of(options))
+    return loop.train(model, step, options, facts, WEIGHT_DECAY)
+
+
+def progress_of(options):
+    """The share of the stage that is over, from the clock or from the number of calls, as the loop reckons it."""
+    state = {"calls": 0, "begun": None}
+
+    def progress():
+        state["begun"] = state["begun"] or time.monotonic()
+        state["calls"] += 1
+        if options.steps:
+            return (state["calls"] - 1) / options.steps
+        return (time.monotonic() - state["begun"]) / (60 * options.minutes)
+
+    return progress
+
+
+def prune(model, options, facts, images, labels, weights):
+    """Loads the checkpoint and removes units by the loss on a few fixed crops; returns the new facts."""
+    state = loop.load_checkpoint(options.init)
+    model.load_state_dict(state["model"])
+    facts = {**facts, "before": loop.total(state)}
+    model.eval()
+    one = copy.copy(options)
+    one.batch = max(options.batch, 8)
+    image, label = crops(images, labels, one, np.random.default_rng(options.seed))
+    image = normalise(image, facts["mean"], facts["std"])
+
+    def loss():
+        fine, coarse, logits = model(image, facts["cross"])
+        return pixel_loss(fuse(coarse, fine, torch.sigmoid(logits), model.ratio), label, weights)
+
+    for _ in range(options.remove):
+        column, index, value = prune_unit(model, loss)
+        units = list(facts[f"{column}_units"])
+        removed = units.pop(index)
+        facts[f"{column}_units"] = tuple(units)
+        print(f"removed unit {index} (dilation {removed}) of the {column} column: loss {value:.4f}", flush=True)
+    return facts
+
+
+def crop_step(model, facts, images, labels, weights, options, progress):
+    """A step on crops; under an area budget in every configuration but ctf."""
+
+    def step(rng):
+        image, label = crops(images, labels, options, rng)
+        fine, coarse, logits = model(normalise(image, facts["mean"], facts["std"]), facts["cross"])
+        extra = 0.0
+        if facts["configuration"] == "ctf":
+            m = torch.sigmoid(logits)
+        else:
+            noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, tuple(logits.shape)).astype(np.float32))
+            m = binary_concrete(logits, noise)
+            area = annealed(facts["area"], progress())
+            extra = sparsity_loss(torch.sigmoid(logits), area, facts)
+        scores = fuse(coarse, fine, m, model.ratio)
+        return pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, label, weights) + extra
+
+    return step
+
+
+def annealed(area, progress):
+    """The area budget: from 1 down to `area` in the first part of the stage."""
+    return 1 + (area - 1) * min(1.0, progress / ANNEAL)
+
+
+def sparsity_loss(weights, area, facts):
+    regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(weights, area)
+    return facts["area_weight"] * area_penalty(weights, area) + REGULARISER_LOSS * regulariser
+
+
+def whole_image_step(model, facts, images, labels, weights):
+    """A step on one whole image along the deployed path: same tiles, threshold and halo as in the product."""
+    tiles = Tiles(*facts["size"], facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
+
+    def step(rng):
+        freeze_statistics(model)
+        index = int(rng.integers(len(images)))
+        image, label = images[index], labels[index]
+        if rng.random() < 0.5:
+            image, label = image[..., ::-1], label[..., ::-1]
+        image = photometric(torch.from_numpy(image.astype(np.float32))[None], rng)
+        label = torch.from_numpy(label.astype(np.int64))[None]
+        image = normalise(image, facts["mean"], facts["std"])
+        scores, coarse, m, _ = deployed(model, image, tiles, facts["threshold"], facts["cross"])
+        loss = pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, label, weights)
+        return loss + sparsity_loss(m, facts["area"], facts)
+
+    return step
+
+
+def freeze_statistics(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def pixel_loss(scores, label, weights):
+    """Cross entropy at every pixel of the scores upsampled bilinearly; label 255 does not count."""
+    logits = bilinear(scores, label.shape[-1] // scores.shape[-1])
+    loss = F.cross_entropy(logits, label, weights, ignore_index=IGNORE, reduction="sum")
+    counted = weights[label[label != IGNORE]].sum()
+    return loss / counted.clamp(min=1)
+
+
+def load(data, canvas):
+    """All scenes padded to the canvas, in memory: colours uint8 `[3, h, w]` and labels uint8 `[h, w]`."""
+    images, labels = [], []
+    mean = np.rint(IMAGENET_MEAN).astype(np.uint8)
+    for scene in data.scenes:
+        image, label = scene.read(len(data.classes))
+        if Grid.pad(label.shape, canvas).ratio != 1:
+            raise DataError(f"the canvas {canvas[1]}x{canvas[0]} does not hold {label.shape[::-1]}: {scene.image}")
+        padded = np.empty((3, *canvas), np.uint8)
+        padded[:] = mean[:, None, None]
+        padded[:, : label.shape[0], : label.shape[1]] = image.transpose(2, 0, 1)
+        target = np.full(canvas, IGNORE, np.uint8)
+        target[: label.shape[0], : label.shape[1]] = label
+        images.append(padded)
+        labels.append(target)
+    print(f"{len(images)} scenes on a canvas of {canvas[1]}x{canvas[0]}: {data.folder}", flush=True)
+    return images, labels
+
+
+def class_weights(labels, classes):
+    """Mild, as the segmenter's: the fourth root of how much rarer than the median a class is, between 0.5 and 3."""
+    counts = sum(np.bincount(label.ravel(), minlength=256)[:classes] for label in labels).astype(np.float64)
+    weights = np.zeros(classes)
+    present = counts > 0
+    weights[present] = np.clip((np.median(counts[present]) / counts[present]) ** 0.25, 0.5, 3)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def crops(images, labels, options, rng):
+    """Random windows on whole cells, half of them mirrored: (float `[n, 3, h, w]` 0 to 255, labels `[n, h, w]`)."""
+    height, width = options.crop
+    cell = options.ratio * STRIDE
+    pictures, targets = [], []
+    for index in rng.integers(len(images), size=options.batch):
+        top = cell * rng.integers((images[index].shape[1] - height) // cell + 1)
+        left = cell * rng.integers((images[index].shape[2] - width) // cell + 1)
+        window = (slice(top, top + height), slice(left, left + width))
+        picture, target = images[index][(slice(None), *window)], labels[index][window]
+        if rng.random() < 0.5:
+            picture, target = picture[..., ::-1], target[..., ::-1]
+        pictures.append(picture.astype(np.float32))
+        targets.append(target.astype(np.int64))
+    return photometric(torch.from_numpy(np.stack(pictures)), rng), torch.from_numpy(np.stack(targets))
+
+
+def load_two_column(path):
+    """(model in evaluation mode, facts) of a checkpoint."""
+    state = loop.load_checkpoint(path)
+    facts = state["facts"]
+    if facts["kind"] != "two-column":
+        raise DataError(f"this checkpoint is of a {facts['kind']}, two columns are needed: {path}")
+    model = build(facts)
+    model.load_state_dict(state["model"])
+    return model.eval(), {**facts, "total": loop.total(state)}
