@@ -22,4 +22,5 @@ pub mod replay;
 pub mod ros;
 pub mod start;
 pub mod synth;
+pub mod tensorrt;
 pub mod types;

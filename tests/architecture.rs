@@ -15,7 +15,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("onnx", &["types", "config", "bundle", "plan"]),
     ("cpu", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
     ("cuda", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
-    ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu", "cuda"]),
+    ("tensorrt", &["types", "plan", "onnx", "cuda"]),
+    ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu", "cuda", "tensorrt"]),
     ("bag", &["types", "pipeline"]),
     ("eval", &["types", "config", "bundle", "plan"]),
     ("synth", &["types"]),
@@ -32,6 +33,7 @@ const ONLY_UNDER: &[(&str, &[&str])] = &[
     ("clap::", &["src/bin"]),
     ("r2r::", &["src/ros"]),
     ("cudarc::", &["src/cuda"]),
+    ("libloading::", &["src/tensorrt/native"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {

@@ -34,6 +34,77 @@ pub(crate) enum Command {
     Synth(SynthArgs),
     /// Say which backends work here, and why the others do not.
     Doctor(DoctorArgs),
+    /// Make, list and check TensorRT engines.
+    #[command(subcommand)]
+    Engine(EngineCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EngineCommand {
+    /// Build the engine of a bundle's dense network, unless it is there already.
+    Build(EngineBuildArgs),
+    /// Show the engines, and whether they fit this machine.
+    List {
+        #[command(flatten)]
+        network: EngineNetwork,
+        #[command(flatten)]
+        place: EnginePlace,
+    },
+    /// Check that every engine is whole and, with --model, that one runs here.
+    Verify {
+        #[command(flatten)]
+        network: EngineNetwork,
+        #[command(flatten)]
+        place: EnginePlace,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct EngineNetwork {
+    /// Only the engines of this bundle.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Its full-resolution network instead of the segmenter.
+    #[arg(long, requires = "model")]
+    pub(crate) dense: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct EnginePlace {
+    /// Folder of the engines [default: $SPARSE_REFINE_ENGINES, else ~/.cache/sparse_refine/engines].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) engines: Option<PathBuf>,
+    /// TensorRT's library or its folder [default: $SPARSE_REFINE_TENSORRT, else what the system finds].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) library: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct EngineBuildArgs {
+    /// Model bundle: a folder with model.toml.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Its full-resolution network instead of the segmenter.
+    #[arg(long)]
+    pub(crate) dense: bool,
+    /// As typed in the ONNX, or what TensorRT 10 may use beside it.
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Typed)]
+    pub(crate) precision: PrecisionArg,
+    /// TensorRT-RTX: devices to build for, such as 86,89 [default: all it knows].
+    #[arg(long, value_delimiter = ',', value_name = "SM,SM", value_parser = clap::value_parser!(u32).range(10..1000))]
+    pub(crate) compute_capabilities: Vec<u32>,
+    /// Build even if the engine is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) place: EnginePlace,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    Typed,
+    Fp16,
+    Int8,
 }
 
 /// Longest side of a picture that is drawn here.

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod doctor;
+mod engine;
 mod exit;
 mod replay;
 mod synth;
@@ -49,6 +50,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args, cli.json),
         Command::Synth(args) => synth::run(args, cli.json),
         Command::Doctor(args) => doctor::run(args, cli.json),
+        Command::Engine(command) => engine::run(command, cli.json),
     }
 }
 

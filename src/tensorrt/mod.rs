@@ -1,0 +1,30 @@
+//! TensorRT: dense networks on NVIDIA's own engine, built ahead of time and kept in a folder.
+//!
+//! TensorRT is opened at run time and never linked. A build without the feature `tensorrt` has the same functions; they
+//! say how to get it. Addresses and streams are plain numbers, so this module knows no CUDA library.
+
+pub mod build_options;
+pub mod device;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "disabled.rs"]
+mod native;
+#[cfg(feature = "tensorrt")]
+mod native;
+
+mod engines;
+pub mod error;
+pub mod settings;
+pub mod sidecar;
+pub mod store;
+pub mod tensors;
+pub mod version;
+
+pub use engines::{Built, Loaded, Probe, Request, build, probe};
+pub use error::{Step, TensorRtError};
+pub use native::{Context, Engine, Library, Runtime, built_for};
+pub use settings::Settings;
+
+/// TensorRT itself, without files and folders; for tests.
+pub mod raw {
+    pub use super::native::{build, device, make_current, warm_up};
+}
