@@ -5,6 +5,7 @@ use crate::cpu::CpuBackend;
 use crate::cpu::tiles::TileBackend;
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
+use crate::tensorrt::{Settings, built_for, probe};
 use crate::types::BackendFacts;
 
 /// A backend that is ready for frames. More kinds will come; each is its own type, so that nothing in the frame's path
@@ -23,8 +24,21 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
     }
     let reason = match choice {
         BackendChoice::Cpu => "asked for".to_owned(),
-        BackendChoice::Auto => format!("auto: {}", cuda_state()),
-        BackendChoice::Cuda | BackendChoice::Tensorrt => {
+        BackendChoice::Auto => {
+            let why = gpu_state(&plan);
+            if built_for().is_some() {
+                // Who built it in expects it: say once, loudly, that it is not used. Every report repeats the reason.
+                tracing::warn!("runs on the CPU: {why}");
+            }
+            format!("auto: {why}")
+        }
+        BackendChoice::Tensorrt => {
+            return Err(BackendError::NotAvailable {
+                backend: choice.name(),
+                why: format!("{}; or use --backend cpu or auto", tensorrt_state(&plan)),
+            });
+        }
+        BackendChoice::Cuda => {
             return Err(BackendError::NotAvailable {
                 backend: choice.name(),
                 why: format!("{}; use --backend cpu or auto", cuda_state()),
@@ -70,7 +84,20 @@ fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFac
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
 }
 
-/// One sentence on CUDA and TensorRT in this build.
+/// Why the plan does not run on a GPU here.
+fn gpu_state(plan: &Plan) -> String {
+    format!("{}; {}", tensorrt_state(plan), cuda_state())
+}
+
+/// Why the plan's dense network does not run on TensorRT here: the first step that fails, and what to do.
+fn tensorrt_state(plan: &Plan) -> String {
+    match probe(&Settings::from_environment(), Some(&plan.segmenter)).result {
+        Ok(_) => format!("TensorRT works here, but {}", cuda_state()),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// One sentence on CUDA in this build.
 pub fn cuda_state() -> &'static str {
-    "CUDA and TensorRT are not in this build"
+    "CUDA is not in this build"
 }

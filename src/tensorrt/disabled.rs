@@ -88,6 +88,11 @@ impl Engine {
         match **runtime {}
     }
 
+    /// Device memory that each context takes for itself.
+    pub fn context_bytes(&self) -> usize {
+        match *self {}
+    }
+
     /// Its inputs and outputs.
     pub fn tensors(&self) -> Vec<EngineTensor> {
         match *self {}

@@ -26,8 +26,6 @@ pub struct Request<'a> {
     pub segmenter: &'a SegmenterPlan,
     /// Name of its bundle.
     pub model: &'a str,
-    /// Folder of its bundle, for messages.
-    pub model_dir: &'a Path,
     /// Where the precision comes from.
     pub precision: Precision,
     /// TensorRT-RTX: devices to build for; none: all it knows.
@@ -171,6 +169,8 @@ pub struct Loaded {
     pub device: Device,
     /// The library that runs it.
     pub library: Arc<Library>,
+    /// Its input and output.
+    pub ends: NetworkEnds,
     /// What it compiled for the device when it was warmed up (TensorRT-RTX).
     pub compiled: Vec<u8>,
 }
@@ -184,7 +184,7 @@ pub struct Probe {
 }
 
 /// Looks step by step whether TensorRT can run a network here. Without a network, up to TensorRT's start.
-pub fn probe(settings: &Settings, network: Option<(&SegmenterPlan, &Path)>) -> Probe {
+pub fn probe(settings: &Settings, network: Option<&SegmenterPlan>) -> Probe {
     let mut passed = Vec::new();
     let result = probe_steps(settings, network, &mut passed);
     Probe { passed, result }
@@ -192,7 +192,7 @@ pub fn probe(settings: &Settings, network: Option<(&SegmenterPlan, &Path)>) -> P
 
 fn probe_steps(
     settings: &Settings,
-    network: Option<(&SegmenterPlan, &Path)>,
+    network: Option<&SegmenterPlan>,
     passed: &mut Vec<(Step, String)>,
 ) -> Result<Option<Loaded>, TensorRtError> {
     let device = native::device(settings.device)?;
@@ -203,13 +203,13 @@ fn probe_steps(
     passed.push((Step::Version, format!("{} {}", library.flavour(), library.version())));
     let runtime = Arc::new(Runtime::new(&library)?);
     passed.push((Step::Runtime, "starts".to_owned()));
-    let Some((segmenter, model_dir)) = network else { return Ok(None) };
+    let Some(segmenter) = network else { return Ok(None) };
 
     native::make_current(settings.device)?;
     let model = Model::read(segmenter)?;
     let store = Store::new(settings.engines_folder()?);
     let here = Here { flavour: library.flavour(), version: library.version(), device: device.clone() };
-    let sidecar = newest_that_fits(&store, &model, &here, model_dir)?;
+    let sidecar = newest_that_fits(&store, &model, &here, segmenter)?;
     let engine = Arc::new(Engine::open(&runtime, &store.read(&sidecar)?)?);
     passed.push((Step::Engine, store.engine_path(&sidecar.key.id()).display().to_string()));
     model.ends.check_all(&engine.tensors())?;
@@ -222,7 +222,7 @@ fn probe_steps(
         store.write_hint(&name, &compiled);
     }
     passed.push((Step::WarmUp, "every output written".to_owned()));
-    Ok(Some(Loaded { engine, sidecar, device, library, compiled }))
+    Ok(Some(Loaded { engine, sidecar, device, library, ends: model.ends, compiled }))
 }
 
 /// TensorRT-RTX compiles the device's half when it starts; what it compiled is kept beside the engine.
@@ -235,7 +235,7 @@ fn newest_that_fits(
     store: &Store,
     model: &Model,
     here: &Here,
-    model_dir: &Path,
+    segmenter: &SegmenterPlan,
 ) -> Result<Sidecar, TensorRtError> {
     let mut best: Option<Sidecar> = None;
     let mut damaged = None;
@@ -265,8 +265,9 @@ fn newest_that_fits(
     match (best, damaged, nearest) {
         (Some(best), ..) => Ok(best),
         (None, Some(damaged), None) => Err(damaged),
-        (None, _, nearest) => {
-            Err(TensorRtError::NoEngine { model: model_dir.into(), nearest: nearest.map(|(_, text)| text) })
-        }
+        (None, _, nearest) => Err(TensorRtError::NoEngine {
+            model: segmenter.path.parent().unwrap_or(Path::new(".")).into(),
+            nearest: nearest.map(|(_, text)| text),
+        }),
     }
 }

@@ -113,6 +113,13 @@ pub enum TensorRtError {
     Parser { log: String, path: PathBuf },
     #[error("TensorRT cannot build the engine: {log}: {}", path.display())]
     Build { log: String, path: PathBuf },
+    #[error("{library} cannot build for compute capability {asked:?}: {log}")]
+    ComputeCapability { library: String, asked: Vec<u32>, log: String },
+    #[error(
+        "{library} has no precision flags; export the network in 16 or 8 bits (training/README.md, quantize) and build \
+         it with --precision typed"
+    )]
+    NoPrecisionFlags { library: String },
     #[error("{0}")]
     Option(String),
     #[error("cannot {what} ({why}): {}", path.display())]
@@ -135,7 +142,22 @@ impl TensorRtError {
             | Self::Cache { .. } => Step::Engine,
             Self::EngineMismatch { .. } | Self::Model(_) => Step::Tensors,
             Self::ContextInit { .. } | Self::Enqueue { .. } | Self::WarmUp { .. } => Step::WarmUp,
-            Self::Parser { .. } | Self::Build { .. } | Self::Option(_) => return None,
+            Self::Parser { .. }
+            | Self::Build { .. }
+            | Self::ComputeCapability { .. }
+            | Self::NoPrecisionFlags { .. }
+            | Self::Option(_) => return None,
         })
     }
+}
+
+/// An error and what caused it, on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -13,6 +13,8 @@ mod native;
 
 mod engines;
 pub mod error;
+#[cfg(feature = "cuda")]
+mod on_device;
 pub mod settings;
 pub mod sidecar;
 pub mod store;
@@ -22,6 +24,8 @@ pub mod version;
 pub use engines::{Built, Loaded, Probe, Request, build, probe};
 pub use error::{Step, TensorRtError};
 pub use native::{Context, Engine, Library, Runtime, built_for};
+#[cfg(feature = "cuda")]
+pub use on_device::TensorRtEngine;
 pub use settings::Settings;
 
 /// TensorRT itself, without files and folders; for tests.

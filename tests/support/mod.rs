@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "the functions that tests share may panic as tests do")]
 
 #[path = "../../src/onnx/fixtures.rs"]
-mod fixtures;
+pub(crate) mod fixtures;
 pub(crate) mod recording;
 
 use std::fmt::Write as _;
@@ -52,6 +52,13 @@ impl TinyBundle {
         let red = |factor: f32| [factor, 0.0, 0.0];
         let root = fixtures::node("Sqrt", &["scores"], &["logits"], Vec::new());
         self.onnx = colour_network([red(1.0), red(2.0), red(9.0), red(3.0)], &[root]);
+        self.save(|manifest| manifest);
+        self
+    }
+
+    /// Any segmenter, with the right hash.
+    pub(crate) fn with_onnx(mut self, onnx: Vec<u8>) -> Self {
+        self.onnx = onnx;
         self.save(|manifest| manifest);
         self
     }

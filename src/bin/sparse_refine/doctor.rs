@@ -6,6 +6,7 @@ use sparse_refine::config::{BackendChoice, Config};
 use sparse_refine::cpu::instruction_set;
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{cuda_state, start};
+use sparse_refine::tensorrt::{Probe, Settings, Step, built_for, probe};
 use sparse_refine::types::Mode;
 
 use crate::args::DoctorArgs;
@@ -35,8 +36,8 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
             },
         },
         Finding { what: "cuda", works: false, says: cuda_state().to_owned() },
-        Finding { what: "tensorrt", works: false, says: cuda_state().to_owned() },
     ];
+    findings.push(tensorrt(args.model.as_deref()));
     let mut failure = None;
     if let Some(model) = &args.model {
         let checked = check_model(model);
@@ -65,6 +66,31 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
         crate::print(&findings.iter().map(line).collect::<String>());
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// How far TensorRT works here, step by step; with a bundle that can be read, up to a run of its network.
+fn tensorrt(model: Option<&std::path::Path>) -> Finding {
+    let what = "tensorrt";
+    if built_for().is_none() {
+        return Finding { what, works: false, says: in_build(false, "tensorrt") };
+    }
+    let plan = model.and_then(|dir| {
+        let config = Config { mode: Mode::Coarse, ..Config::default() };
+        Plan::new(&config, &Bundle::load(dir).ok()?).ok()
+    });
+    let Probe { passed, result } =
+        probe(&Settings::from_environment(), plan.as_ref().map(|plan| &plan.segmenter));
+    let mut steps: Vec<_> = passed.iter().map(|(step, says)| format!("{step}: {says}")).collect();
+    let works = result.is_ok();
+    match result {
+        Ok(Some(_)) => {}
+        Ok(None) => steps.push("add --model to try an engine".to_owned()),
+        Err(error) => {
+            let step = error.step().map_or("TensorRT", Step::name);
+            steps.push(format!("FAILED at {step}: {error}"));
+        }
+    }
+    Finding { what, works, says: steps.join("; ") }
 }
 
 fn in_build(present: bool, feature: &str) -> String {

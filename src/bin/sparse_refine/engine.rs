@@ -60,7 +60,6 @@ fn build_engine(args: &EngineBuildArgs, json: bool) -> Result<(), Failure> {
     let request = Request {
         segmenter: &plan.segmenter,
         model: &bundle.manifest.name,
-        model_dir: &args.model,
         precision: match args.precision {
             PrecisionArg::Typed => Precision::Typed,
             PrecisionArg::Fp16 => Precision::Fp16,
@@ -209,7 +208,7 @@ fn verify(settings: &Settings, network: &EngineNetwork, json: bool) -> Result<()
     }
     if let Some(model) = &network.model {
         let (_, plan) = plan(model, network.dense)?;
-        let Probe { passed, result } = probe(settings, Some((&plan.segmenter, model)));
+        let Probe { passed, result } = probe(settings, Some(&plan.segmenter));
         for (step, says) in passed {
             note(&mut checks, step.name().to_owned(), Ok(says));
         }

@@ -17,6 +17,7 @@ const CREATE_PARSER: i32 = 3;
 const PARSE: i32 = 4;
 const TENSORS: i32 = 5;
 const UNSUPPORTED: i32 = 6;
+const CAPABILITY: i32 = 8;
 
 /// Room for a reason.
 const ERROR_BYTES: usize = 512;
@@ -104,7 +105,14 @@ pub fn build(
     let log = format!("{reason}: {}", log.take());
     Err(match stage {
         PARSE | CREATE_PARSER => TensorRtError::Parser { log, path: path.into() },
-        UNSUPPORTED => TensorRtError::Option(format!("{} {}: {log}", library.flavour(), library.version())),
+        UNSUPPORTED => TensorRtError::NoPrecisionFlags {
+            library: format!("{} {}", library.flavour(), library.version()),
+        },
+        CAPABILITY => TensorRtError::ComputeCapability {
+            library: format!("{} {}", library.flavour(), library.version()),
+            asked: options.compute_capabilities.to_vec(),
+            log,
+        },
         TENSORS => TensorRtError::Parser { log: "a tensor was refused".to_owned(), path: path.into() },
         _ => TensorRtError::Build { log, path: path.into() },
     })

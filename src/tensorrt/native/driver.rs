@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 
-use crate::tensorrt::error::TensorRtError;
+use crate::tensorrt::error::{TensorRtError, with_causes};
 
 /// Functions of `libcuda` used here. Their signatures are the same in every CUDA version.
 pub(super) struct Driver {
@@ -19,7 +19,7 @@ impl Driver {
             // SAFETY: the driver's initialisers ask nothing of their caller.
             match unsafe { libloading::Library::new(name) } {
                 Ok(library) => return Ok(Self { library: ManuallyDrop::new(library) }),
-                Err(why) => tried.push(why.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
+                Err(why) => tried.push(with_causes(&why)),
             }
         }
         Err(TensorRtError::NoDriver { why: tried.swap_remove(0) })

@@ -56,6 +56,7 @@ unsafe extern "C" {
     pub(super) fn shim_runtime_free(runtime: *mut c_void);
     pub(super) fn shim_engine_new(runtime: *mut c_void, plan: *const c_void, len: usize) -> *mut c_void;
     pub(super) fn shim_engine_free(engine: *mut c_void);
+    pub(super) fn shim_engine_context_bytes(engine: *mut c_void) -> i64;
     pub(super) fn shim_engine_io_count(engine: *mut c_void) -> i32;
     pub(super) fn shim_engine_io_name(engine: *mut c_void, index: i32) -> *const c_char;
     pub(super) fn shim_engine_io_info(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::ffi;
 use super::log::Log;
-use crate::tensorrt::error::TensorRtError;
+use crate::tensorrt::error::{TensorRtError, with_causes};
 use crate::tensorrt::version::{Flavour, Version};
 
 /// TensorRT, of the version this build was compiled for.
@@ -50,14 +50,10 @@ fn open(candidates: Vec<PathBuf>) -> Result<(libloading::Library, PathBuf), Tens
         // SAFETY: the initialisers of NVIDIA's libraries ask nothing of their caller.
         match unsafe { libloading::Library::new(&path) } {
             Ok(library) => return Ok((library, path)),
-            Err(why) => tried.push(format!("{} ({})", path.display(), one_line(&why))),
+            Err(why) => tried.push(format!("{} ({})", path.display(), with_causes(&why))),
         }
     }
     Err(TensorRtError::NoLibrary { tried: tried.join(", ") })
-}
-
-fn one_line(error: &dyn std::error::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A number that a library's function without arguments returns.

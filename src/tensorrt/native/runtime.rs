@@ -66,6 +66,12 @@ impl Engine {
         Ok(Self { handle, runtime: Arc::clone(runtime), making: Mutex::new(()) })
     }
 
+    /// Device memory that each context takes for itself.
+    pub fn context_bytes(&self) -> usize {
+        // SAFETY: the engine is alive.
+        usize::try_from(unsafe { ffi::shim_engine_context_bytes(self.handle) }).unwrap_or(0)
+    }
+
     /// Its inputs and outputs.
     pub fn tensors(&self) -> Vec<EngineTensor> {
         // SAFETY: the engine is alive.

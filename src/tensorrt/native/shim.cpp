@@ -130,6 +130,10 @@ void* shim_engine_new(void* runtime, void const* plan, size_t len) {
 void shim_engine_free(void* engine) {
     delete engine_of(engine);
 }
+// Device memory that each context takes.
+int64_t shim_engine_context_bytes(void* engine) {
+    return static_cast<int64_t>(engine_of(engine)->getDeviceMemorySizeV2());
+}
 int32_t shim_engine_io_count(void* engine) {
     return engine_of(engine)->getNbIOTensors();
 }
@@ -197,6 +201,7 @@ enum ShimStage : int32_t {
     kTENSORS = 5,
     kUNSUPPORTED = 6,
     kBUILD = 7,
+    kCAPABILITY = 8,
 };
 
 // What to build. The precision is in the ONNX's types; the two flags reach TensorRT 10's weakly typed mode only.
@@ -240,7 +245,7 @@ void* shim_build(infer_factory create_builder, parser_factory create_parser, voi
         network_flags |= 1u << static_cast<uint32_t>(NetworkDefinitionCreationFlag::kSTRONGLY_TYPED);
 #else
     if (what->allow_fp16 || what->allow_int8)
-        return fail(kUNSUPPORTED, "this TensorRT has no precision flags");
+        return fail(kUNSUPPORTED, "");
 #endif
     std::unique_ptr<INetworkDefinition> network(builder->createNetworkV2(network_flags));
     if (!network) return fail(kCREATE_NETWORK, "createNetworkV2 failed");
@@ -288,7 +293,7 @@ void* shim_build(infer_factory create_builder, parser_factory create_parser, voi
         config->setNbComputeCapabilities(what->compute_capability_count);
         for (int32_t i = 0; i < what->compute_capability_count; ++i)
             if (!config->setComputeCapability(static_cast<ComputeCapability>(what->compute_capabilities[i]), i))
-                return fail(kUNSUPPORTED, "setComputeCapability failed");
+                return fail(kCAPABILITY, "setComputeCapability failed");
     }
 #else
     std::unique_ptr<ITimingCache> cache(config->createTimingCache(what->timing_cache, what->timing_cache_len));

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The tests of TensorRT that need no GPU, or one line that says why not. What they need is put into .tensorrt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! scripts/tensorrt_setup.sh; then
+    echo "test-tensorrt: SKIPPED, its wheels cannot be had (see above)"
+    exit 0
+fi
+rig=$PWD/.tensorrt
+target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+# These tests wait for TensorRT, not for our code; without optimisation it compiles in a fraction of the time.
+export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_TEST_OPT_LEVEL=0
+against() { # VERSION COMMAND...: with the headers of a TensorRT
+    local headers
+    headers=$(scripts/tensorrt_headers.sh "$1")
+    shift
+    TENSORRT_INCLUDE_DIR=$headers CUDA_INCLUDE_DIR=${headers%/*} "$@"
+}
+
+mkdir -p "$rig/bin" "$rig/driver"
+cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$rig/driver/libcuda.so.1" tests/tensorrt/fake_driver.c
+# One program for each major version: their virtual tables differ.
+for major in 10 11; do
+    against "$major" cargo build --locked --quiet --features tensorrt --bin sparse_refine
+    install -m 755 "$target/debug/sparse_refine" "$rig/bin/sparse_refine_$major"
+done
+
+# Reduced precision of the bundled networks, so that these exports build too.
+against rtx cargo build --locked --quiet --features tensorrt --bin sparse_refine
+scripts/quantized_bundles.sh "$target/debug/sparse_refine" "$rig/models"
+
+export SPARSE_REFINE_TENSORRT_RIG=$rig
+against rtx cargo test --locked --features tensorrt --test tensorrt "$@"
+against rtx cargo test --locked --features tensorrt --lib tensorrt:: "$@"

@@ -1,0 +1,176 @@
+//! From ONNX to engines, and what is wrong with models.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use rten_onnx::onnx::{DataType, GraphProto, ModelProto};
+use sparse_refine::tensorrt::build_options::{BuildOptions, Precision, Progress};
+use sparse_refine::tensorrt::{Library, raw};
+
+use super::support::fixtures::{model, node, segmenter, value};
+use super::{Place, Rig, assert_says, json, refusal};
+
+fn bytes(model: &ModelProto) -> Vec<u8> {
+    model.write_buf().unwrap()
+}
+
+/// The tiny bundle's network, an input of 32x24 and a logit for 2x2 pixels of each of four classes.
+fn good() -> ModelProto {
+    segmenter([32, 24], 4, 2, Some(&[1, 4, 12, 16]))
+}
+
+/// Every bundle of the repository, and those the script made of them.
+fn bundles(rig: &Rig) -> Vec<PathBuf> {
+    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("engines");
+    let mut found = Vec::new();
+    for folder in [repository, rig.folder.join("models")] {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let bundle = entry.unwrap().path();
+            if bundle.join("model.toml").is_file() {
+                found.push(bundle);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_bundled_network_builds_twice_with_equal_bytes() {
+    let place = Place::new();
+    let bundles = bundles(&place.rig);
+    assert!(!bundles.is_empty());
+    for bundle in bundles {
+        let manifest = std::fs::read_to_string(bundle.join("model.toml")).unwrap();
+        let networks: &[&[&str]] = if manifest.contains("[dense]") { &[&[], &["--dense"]] } else { &[&[]] };
+        for network in networks {
+            let mut arguments =
+                vec!["engine", "build", "--json", "--compute-capabilities", "86,89", "--model"];
+            let path = bundle.display().to_string();
+            arguments.push(&path);
+            arguments.extend(*network);
+            let first = json(&place.run(&arguments));
+            assert_eq!(first["built"], true, "{path}");
+            let engine = std::fs::read(first["path"].as_str().unwrap()).unwrap();
+            arguments.push("--force");
+            let second = json(&place.run(&arguments));
+            assert_eq!((&second["built"], &second["path"]), (&true.into(), &first["path"]));
+            assert_eq!(std::fs::read(second["path"].as_str().unwrap()).unwrap(), engine, "{path}");
+            println!("{path} {network:?}: {} bytes", engine.len());
+        }
+    }
+    let list = json(&place.run(&["engine", "list", "--json"]));
+    let engines = list["engines"].as_array().unwrap();
+    assert!(engines.iter().all(|engine| engine["sound"] == true), "{list}");
+}
+
+#[test]
+fn an_engine_is_built_once_and_said_what_it_is() {
+    let place = Place::new();
+    let first =
+        json(&place.engine("build", &["--json", "--compute-capabilities", "89,86"]).output().unwrap());
+    let again =
+        json(&place.engine("build", &["--json", "--compute-capabilities", "86,89"]).output().unwrap());
+    assert_eq!((&first["built"], &again["built"]), (&true.into(), &false.into()));
+    assert_eq!(first["path"], again["path"]);
+    let key = &first["sidecar"]["key"];
+    assert_eq!(key["flavour"], "tensorrt-rtx");
+    assert_eq!(key["compute_capabilities"], serde_json::json!([86, 89]));
+    assert_eq!(key["tensors"]["input"]["shape"], serde_json::json!([1, 3, 24, 32]));
+    assert_eq!(key["tensors"]["output"]["shape"], serde_json::json!([1, 4, 12, 16]));
+    let text = place.engine("build", &[]).output().unwrap();
+    assert_says(&String::from_utf8_lossy(&text.stderr), &["Building engine"]);
+    assert_says(&String::from_utf8_lossy(&text.stdout), &["`tiny` 32x24", "TensorRT-RTX 1.7.1"]);
+}
+
+#[test]
+fn lengths_that_a_model_leaves_free_are_the_bundles() {
+    let mut free = good();
+    let graph = free.graph.as_mut().unwrap();
+    graph.input = vec![value("image", DataType::FLOAT, Some(&[0, 3, 0, 0]))];
+    graph.output = vec![value("logits", DataType::FLOAT, Some(&[0, 4, 0, 0]))];
+    let place = Place::with_onnx(bytes(&free));
+    assert!(place.build(&[]).is_file());
+}
+
+#[test]
+fn each_bad_model_has_its_own_error_and_status_4() {
+    let one = |op: &str| {
+        model(GraphProto {
+            node: vec![node(op, &["image"], &["logits"], Vec::new())],
+            input: vec![value("image", DataType::FLOAT, Some(&[1, 3, 24, 32]))],
+            output: vec![value("logits", DataType::FLOAT, Some(&[1, 3, 24, 32]))],
+            ..GraphProto::default()
+        })
+    };
+    let whole = bytes(&good());
+    let mut half_floats = good();
+    half_floats.graph.as_mut().unwrap().input =
+        vec![value("image", DataType::FLOAT16, Some(&[1, 3, 24, 32]))];
+    let cases: [(&str, Vec<u8>, &[&str]); 6] = [
+        ("cut off", whole[..whole.len() / 2].to_vec(), &["not an ONNX model", "cut off", "segmenter.onnx"]),
+        ("no protobuf", (0..=255).cycle().take(4096).collect(), &["not an ONNX model"]),
+        ("unknown operator", bytes(&one("SubMConv3x3")), &["TensorRT cannot read the model", "SubMConv3x3"]),
+        (
+            "other classes",
+            bytes(&segmenter([32, 24], 5, 2, None)),
+            &["output is 1x5x12x16", "says 1x4x12x16"],
+        ),
+        ("other size", bytes(&segmenter([64, 24], 4, 2, None)), &["input is 1x3x24x64", "says 1x3x24x32"]),
+        ("other type", bytes(&half_floats), &["float16", "float32"]),
+    ];
+    for (case, onnx, parts) in cases {
+        let place = Place::with_onnx(onnx);
+        let line = refusal(&place.engine("build", &[]).output().unwrap());
+        println!("{case}: {line}");
+        assert_says(&line, parts);
+        let left = std::fs::read_dir(place.engines()).into_iter().flatten().flatten();
+        let left: Vec<_> =
+            left.filter(|entry| !entry.path().ends_with(".lock")).map(|entry| entry.path()).collect();
+        assert!(left.iter().all(|path| path.extension().is_some_and(|ending| ending == "lock")), "{left:?}");
+    }
+}
+
+#[test]
+fn a_free_length_without_a_shape_is_refused_by_tensorrt_itself() {
+    let library = Arc::new(Library::open(Some(&Rig::new().rtx())).unwrap());
+    let mut free = good();
+    free.graph.as_mut().unwrap().input = vec![value("image", DataType::FLOAT, Some(&[0, 3, 0, 0]))];
+    let options = BuildOptions {
+        ends: None,
+        precision: Precision::Typed,
+        compute_capabilities: &[86],
+        workspace_bytes: 1 << 28,
+        timing_cache: &[],
+    };
+    let path = PathBuf::from("free.onnx");
+    let mut phases = 0;
+    let mut progress = |report: Progress<'_>| phases += usize::from(matches!(report, Progress::Start { .. }));
+    let error = raw::build(&library, &bytes(&free), &path, &options, &mut progress).unwrap_err().to_string();
+    assert_says(&error, &["TensorRT cannot build the engine", "no optimization profile", "free.onnx"]);
+    let plan = raw::build(&library, &bytes(&good()), &path, &options, &mut progress).unwrap();
+    assert!(!plan.engine.is_empty() && phases > 0);
+}
+
+#[test]
+fn devices_and_flags_that_a_version_does_not_have_are_named() {
+    let place = Place::new();
+    let line = refusal(&place.engine("build", &["--compute-capabilities", "87"]).output().unwrap());
+    assert_says(&line, &["TensorRT-RTX 1.7.1", "cannot build for compute capability [87]"]);
+    for precision in ["fp16", "int8"] {
+        let line = refusal(&place.engine("build", &["--precision", precision]).output().unwrap());
+        assert_says(&line, &["has no precision flags", "--precision typed"]);
+    }
+}
+
+#[test]
+fn nothing_of_tensorrt_or_cuda_is_linked() {
+    let program = env!("CARGO_BIN_EXE_sparse_refine");
+    let output = Command::new("readelf").args(["--dynamic", program]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("libc.so"), "{text}");
+    for library in ["nvinfer", "tensorrt", "nvonnx", "libcuda", "cudart"] {
+        assert!(!text.contains(library), "{library} is linked: {text}");
+    }
+}
