@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from . import evaluate, export, goldens, oracle, train_refiner, train_segmenter, train_selector
-from . import evaluate_two_column, export_two_column, train_two_column
+from . import evaluate_two_column, export_two_column, quantize, train_two_column
 from .data import DataError
 
 
@@ -13,7 +13,7 @@ def parser():
     commands = root.add_subparsers(dest="command", required=True)
     for module in (train_segmenter, oracle, train_refiner, train_selector, evaluate, export, goldens):
         module.add_command(commands)
-    for module in (train_two_column, evaluate_two_column, export_two_column):
+    for module in (train_two_column, evaluate_two_column, export_two_column, quantize):
         module.add_command(commands)
     return root
 
