@@ -11,7 +11,7 @@ DEMO_FRAMES ?= 8
 # Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
 DEMO_RATE ?= 0.1
 
-.PHONY: help ros demo demo-live test test-core test-training test-tensorrt test-ros check bench setup clean
+.PHONY: help ros demo demo-live test test-core test-training test-cuda test-tensorrt test-ros check bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,7 +39,7 @@ demo-live: ros ## the ROS 2 node: the same recording played over DDS, labelled a
 	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo-live/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
 	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo-live/bag engines/streets --rate $(DEMO_RATE)
 
-test: test-core test-training test-tensorrt ## every test that needs no ROS
+test: test-core test-training test-cuda test-tensorrt ## every test that needs no ROS
 	@echo "all tests passed"
 
 test-core: ## the crate: unit, property, golden and interoperation tests
@@ -49,6 +49,10 @@ test-core: ## the crate: unit, property, golden and interoperation tests
 test-training: ## the Python training package (skipped with a message where PyTorch cannot be had)
 	@scripts/setup.sh torch || true
 	@scripts/test_training.sh
+
+test-cuda: ## the CUDA backend on an emulated driver: every schedule, injected faults (NVRTC from PyPI, once)
+	@scripts/setup.sh system
+	@scripts/test_cuda.sh
 
 test-tensorrt: ## TensorRT without a GPU, against wheels from PyPI (skipped with a message where they cannot be had)
 	@scripts/setup.sh system

@@ -13,6 +13,9 @@ pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda/disabled.rs"]
+pub mod cuda;
 pub mod eval;
 pub mod onnx;
 pub mod pipeline;

@@ -3,48 +3,55 @@
 use crate::config::BackendChoice;
 use crate::cpu::CpuBackend;
 use crate::cpu::tiles::TileBackend;
+use crate::cuda::{self, CudaBackend};
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
 use crate::tensorrt::{Settings, built_for, probe};
 use crate::types::BackendFacts;
 
-/// A backend that is ready for frames. More kinds will come; each is its own type, so that nothing in the frame's path
-/// is dispatched at run time.
+/// A backend that is ready for frames. Each is its own type, so that nothing in the frame's path is dispatched at run
+/// time.
 pub enum Started {
     /// The plain CPU.
     Cpu(Box<CpuBackend>),
+    /// CUDA, the dense network on the host's ONNX engine.
+    Cuda(Box<CudaBackend>),
     /// The plain CPU, for the method `spatial_sparsity`.
     CpuTiles(Box<TileBackend>),
 }
 
-/// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works.
+/// Builds the backend a plan runs on. `auto` takes the first of CUDA, CPU that works, and says why not the first.
 pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
     if plan.columns.is_some() {
         return start_tiles(plan, choice);
     }
-    let reason = match choice {
-        BackendChoice::Cpu => "asked for".to_owned(),
-        BackendChoice::Auto => {
-            let why = gpu_state(&plan);
-            if built_for().is_some() {
-                // Who built it in expects it: say once, loudly, that it is not used. Every report repeats the reason.
-                tracing::warn!("runs on the CPU: {why}");
+    match choice {
+        BackendChoice::Cpu => start_cpu(plan, "asked for".to_owned()),
+        BackendChoice::Cuda => start_cuda(plan, "asked for".to_owned()).map_err(|error| match error {
+            BackendError::NotAvailable { backend: "cuda", why } => {
+                BackendError::NotAvailable { backend: "cuda", why: format!("{why}; or use --backend cpu") }
             }
-            format!("auto: {why}")
+            error => error,
+        }),
+        BackendChoice::Tensorrt => Err(BackendError::NotAvailable {
+            backend: choice.name(),
+            why: format!("{}; or use --backend cpu, cuda or auto", tensorrt_state(&plan)),
+        }),
+        BackendChoice::Auto => {
+            // Without TensorRT in the build nobody expects it.
+            let tensorrt = built_for().map(|_| format!("{}; ", tensorrt_state(&plan))).unwrap_or_default();
+            match start_cuda(plan.clone(), format!("auto: {tensorrt}CUDA works")) {
+                Err(BackendError::NotAvailable { why, .. }) => {
+                    tracing::warn!("runs on the CPU: {tensorrt}{why}");
+                    start_cpu(plan, format!("auto: {tensorrt}{why}"))
+                }
+                started => started,
+            }
         }
-        BackendChoice::Tensorrt => {
-            return Err(BackendError::NotAvailable {
-                backend: choice.name(),
-                why: format!("{}; or use --backend cpu or auto", tensorrt_state(&plan)),
-            });
-        }
-        BackendChoice::Cuda => {
-            return Err(BackendError::NotAvailable {
-                backend: choice.name(),
-                why: format!("{}; use --backend cpu or auto", cuda_state()),
-            });
-        }
-    };
+    }
+}
+
+fn start_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
     let threads = plan.threads;
     let segmenter = format!("onnx ({})", plan.segmenter.engine.name());
     let refiner = if plan.refiner.is_some() {
@@ -55,6 +62,13 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
     let backend = CpuBackend::new(plan)?;
     let device = format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" });
     Ok((Started::Cpu(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))
+}
+
+fn start_cuda(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    let refiner = if plan.refiner.is_some() { "cuda (f32)" } else { "no refiner" }.to_owned();
+    let backend = CudaBackend::new(plan)?;
+    let (segmenter, device) = (backend.engine_name(), backend.device_name());
+    Ok((Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))
 }
 
 /// The method `spatial_sparsity` runs on the CPU.
@@ -84,20 +98,15 @@ fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFac
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
 }
 
-/// Why the plan does not run on a GPU here.
-fn gpu_state(plan: &Plan) -> String {
-    format!("{}; {}", tensorrt_state(plan), cuda_state())
-}
-
 /// Why the plan's dense network does not run on TensorRT here: the first step that fails, and what to do.
 fn tensorrt_state(plan: &Plan) -> String {
     match probe(&Settings::from_environment(), Some(&plan.segmenter)).result {
-        Ok(_) => format!("TensorRT works here, but {}", cuda_state()),
+        Ok(_) => "TensorRT works here, but the CUDA pipeline does not use it yet".to_owned(),
         Err(error) => error.to_string(),
     }
 }
 
-/// One sentence on CUDA in this build.
-pub fn cuda_state() -> &'static str {
-    "CUDA is not in this build"
+/// One sentence on CUDA here, and whether it works.
+pub fn cuda_state() -> (bool, String) {
+    cuda::state()
 }

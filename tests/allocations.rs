@@ -98,7 +98,9 @@ fn no_stage_allocates_after_warm_up() {
     for threads in [1, 2] {
         let config = Config { threads: Some(threads), ..Config::default() };
         let plan = Plan::new(&config, &Bundle::load(dir.path()).unwrap()).unwrap();
-        let (Started::Cpu(backend), _) = start(plan.clone(), BackendChoice::Cpu).unwrap();
+        let (Started::Cpu(backend), _) = start(plan.clone(), BackendChoice::Cpu).unwrap() else {
+            panic!("the CPU was asked for")
+        };
         let mut slot = backend.slot(SIZE).unwrap();
         let resize = AreaResize::new(&plan.geometry(SIZE).unwrap(), plan.segmenter.normalisation);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -153,11 +153,16 @@ fn settings_out_of_range_are_usage_errors() {
 #[test]
 fn a_backend_that_is_not_there_has_its_own_status() {
     let place = Place::new();
+    let doctor = stdout(&run(&["doctor"]));
     for backend in ["cuda", "tensorrt"] {
+        if doctor.lines().any(|line| line.starts_with(&format!("{backend} ")) && line.contains(" yes ")) {
+            println!("{backend} works on this machine: nothing to refuse");
+            continue;
+        }
         let text = place.replay_refusal(4, &["--backend", backend]);
         assert_says(&text, &[backend, "not available", "--backend cpu"]);
+        assert_says(&place.replay_refusal(4, &["--backend", backend, "--json"]), &[backend]);
     }
-    assert_says(&place.replay_refusal(4, &["--backend", "cuda", "--json"]), &["cuda"]);
 }
 
 #[test]
@@ -294,7 +299,8 @@ fn doctor_answers_in_text_and_json() {
         let findings = value["findings"].as_array().unwrap();
         findings.iter().find(|finding| finding["what"] == what).unwrap()["works"].clone()
     };
-    assert_eq!((works("cpu"), works("model"), works("cuda")), (true.into(), true.into(), false.into()));
+    assert_eq!((works("cpu"), works("model")), (true.into(), true.into()));
+    assert!(works("cuda").is_boolean() && works("tensorrt").is_boolean());
     place.bundle().with_truncated_onnx();
     let broken = run(&["doctor", "--json", "--model", &place.text("model")]);
     assert_eq!(broken.status.code(), Some(3));

@@ -78,7 +78,9 @@ fn coarse_labels_of_photographs_score_as_the_baseline() {
 
     let config = Config { mode: Mode::Coarse, ..Config::default() };
     let plan = Plan::new(&config, &Bundle::load(dir.path()).unwrap()).unwrap();
-    let (Started::Cpu(backend), facts) = start(plan.clone(), BackendChoice::Cpu).unwrap();
+    let (Started::Cpu(backend), facts) = start(plan.clone(), BackendChoice::Cpu).unwrap() else {
+        panic!("the CPU was asked for")
+    };
     let options = ReplayOptions {
         bag,
         out: dir.path().join("out"),

@@ -40,7 +40,9 @@ impl Place {
     fn replay(&self, bag: &Path, out: &str, config: &Config) -> Summary {
         let bundle = Bundle::load(&self.path("model")).unwrap();
         let plan = Plan::new(config, &bundle).unwrap();
-        let (Started::Cpu(backend), facts) = start(plan.clone(), BackendChoice::Cpu).unwrap();
+        let (Started::Cpu(backend), facts) = start(plan.clone(), BackendChoice::Cpu).unwrap() else {
+            panic!("the CPU was asked for")
+        };
         let options = options(bag, &self.path(out), config, facts);
         replay(&*backend, &plan, &options, |_, _| {}).unwrap().summary
     }

@@ -155,6 +155,9 @@ impl EngineThread {
                 Started::CpuTiles(backend) => {
                     self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
                 }
+                Started::Cuda(backend) => {
+                    self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
+                }
             };
             to_compress.close();
             result

@@ -82,6 +82,22 @@ impl TinyBundle {
         self
     }
 
+    /// Another refiner, with the manifest's lines for it and whatever else `change` does.
+    pub(crate) fn with_refiner(mut self, spec: &RefinerSpec, change: impl Fn(String) -> String) -> Self {
+        self.weights = weights(spec);
+        let bound = if spec.bound == Bound::Active { "active" } else { "image" };
+        let features = if spec.features == Features::Rgb { "rgb" } else { "rgb+probabilities" };
+        let lines = format!(
+            "planes = {:?}\nblocks = {}\nbound = \"{bound}\"\nfeatures = \"{features}\"\n",
+            spec.planes, spec.blocks
+        );
+        self.save(|manifest| {
+            let refiner = manifest.find("planes = ").unwrap();
+            change(format!("{}{lines}", &manifest[..refiner]))
+        });
+        self
+    }
+
     fn manifest(&self) -> String {
         let mut text = String::from("schema = 1\nname = \"tiny\"\nmethod = \"sparse_refine\"\n");
         for (label, name) in LABELS.iter().zip(["red", "green", "blue", "dark"]) {

@@ -33,8 +33,9 @@ trait Lane {
 }
 
 struct Running<B: Backend> {
-    backend: Box<B>,
+    // Dropped before what it was made by.
     slot: B::Slot,
+    backend: Box<B>,
 }
 
 impl<B: Backend> Lane for Running<B> {
@@ -54,6 +55,7 @@ fn lane(started: Started, size: Size) -> Result<Box<dyn Lane>, StageError> {
     Ok(match started {
         Started::Cpu(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
         Started::CpuTiles(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
+        Started::Cuda(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
     })
 }
 

@@ -19,6 +19,7 @@ struct Finding {
 }
 
 pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
+    let (cuda, cuda_says) = cuda_state();
     let mut findings = vec![
         Finding { what: "cpu", works: true, says: processor() },
         Finding {
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
                 (false, _) => in_build(false, "onnx-ort"),
             },
         },
-        Finding { what: "cuda", works: false, says: cuda_state().to_owned() },
+        Finding { what: "cuda", works: cuda, says: cuda_says },
     ];
     findings.push(tensorrt(args.model.as_deref()));
     let mut failure = None;

@@ -59,6 +59,7 @@ pub(crate) fn run(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
     let replayed = match started {
         Started::Cpu(backend) => replay(&*backend, &plan, &options, progress),
         Started::CpuTiles(backend) => replay(&*backend, &plan, &options, progress),
+        Started::Cuda(backend) => replay(&*backend, &plan, &options, progress),
     };
     bar.finish_and_clear();
     let Replayed { summary, report } = replayed?;
