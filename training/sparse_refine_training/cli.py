@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import evaluate, export, goldens, oracle, train_refiner, train_segmenter, train_selector
+from . import evaluate, export, goldens, oracle, relabel, rotation, train_refiner, train_segmenter, train_selector
 from . import evaluate_two_column, export_two_column, quantize, train_two_column
 from .data import DataError
 
@@ -11,9 +11,9 @@ from .data import DataError
 def parser():
     root = argparse.ArgumentParser(prog="python3 -m sparse_refine_training", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    for module in (train_segmenter, oracle, train_refiner, train_selector, evaluate, export, goldens):
-        module.add_command(commands)
-    for module in (train_two_column, evaluate_two_column, export_two_column, quantize):
+    sparse_refine = (train_segmenter, oracle, train_refiner, rotation, train_selector, evaluate, export)
+    two_column = (train_two_column, evaluate_two_column, export_two_column)
+    for module in (*sparse_refine, *two_column, quantize, relabel, goldens):
         module.add_command(commands)
     return root
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from . import coarse, selectors
+from . import coarse, loop, selectors
 from .data import DataError, Dataset, normalise
 from .metrics import Confusion, boundary_band
 from .selection import entropy
@@ -37,6 +37,7 @@ def add_command(commands):
 
 
 def run(options):
+    loop.keep_freed_memory()
     torch.set_num_threads(options.threads)
     data = Dataset.open(options.data, options.limit)
     frozen = coarse.open_segmenter(options, data)
@@ -104,8 +105,8 @@ def refine(view, image, mask, refiner, facts, all_choices=False):
     if all_choices:
         surer = (entropy(y1) < entropy(y2))[:, None]
         logits.update({"lower_entropy": torch.where(surer, y1, y2), "direct": y2})
-    labels = {}
+    base, labels = view.labels(), {}
     for choice, values in logits.items():
-        labels[choice] = view.labels().copy()
+        labels[choice] = base.copy()
         labels[choice][rows, columns] = view.label_of_channel[values.argmax(1).numpy()]
     return labels, refiner.macs(pyramid)

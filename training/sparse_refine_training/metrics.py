@@ -30,6 +30,10 @@ class Confusion:
     def miou(self):
         return float(np.nanmean(self.iou()))
 
+    def miou_of_present(self):
+        """The mean over the classes that occur in the labels: what few images are scored with."""
+        return float(self.iou()[self.counts.sum(1) > 0].mean())
+
 
 def boundary_band(label, reach=BAND_PX):
     """The `reach` pixels on each side of an edge between 4-neighbours of different value, Chebyshev distance."""

@@ -20,6 +20,11 @@ WEIGHTS = ("mild", "none")
 
 def add_command(commands):
     parser = commands.add_parser("refiner", help="train the sparse refiner", description=__doc__)
+    add_training_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_training_options(parser):
     parser.add_argument("data", nargs="+", help="folders with images/, labels/ and classes.json, of the same classes")
     coarse.add_options(parser)
     parser.add_argument("--alpha", type=float, default=0.4, help="select where the entropy (nats) exceeds this (0.4)")
@@ -34,7 +39,6 @@ def add_command(commands):
     parser.add_argument("--limit", type=int, help="use the first scenes only")
     parser.add_argument("--leave-out", action="append", default=[], help="stem of a scene not to train on; repeatable")
     loop.add_options(parser, learning_rate=4e-3)
-    parser.set_defaults(run=run)
 
 
 def numbers(text):
@@ -96,10 +100,19 @@ def read_scenes(options, crop_step):
     return sets, frozen, scenes
 
 
+def crop_step(options):
+    """Multiple of the windows' sides and origins."""
+    return max(CROP_MULTIPLE, 2 ** (len(options.planes) - 1))
+
+
 def run(options):
     loop.seed_everything(options)
-    step_size = max(CROP_MULTIPLE, 2 ** (len(options.planes) - 1))
-    sets, frozen, scenes = read_scenes(options, step_size)
+    step = crop_step(options)
+    return fit(options, *read_scenes(options, step), step)[1]
+
+
+def fit(options, sets, frozen, scenes, crop_step):
+    """Trains on prepared scenes: (model, losses)."""
     weights = None
     if options.class_weights == "mild":
         weights = mild_weights(sum(scene.pixels for scene in scenes).astype(np.float64))
@@ -122,12 +135,12 @@ def run(options):
 
     def step(rng):
         mask, rgb, y1, label = crops.batch(
-            scenes, options.crop, options.batch, step_size, options.augment, frozen, rng
+            scenes, options.crop, options.batch, crop_step, options.augment, frozen, rng
         )
         y2, out = model(model.pyramid(mask), rgb, y1)
         return loss(y2, label) + loss(out, label)
 
-    return loop.train(model, step, options, facts, WEIGHT_DECAY)
+    return model, loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
 def load_refiner(path):

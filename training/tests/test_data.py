@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scenes import write
 
+from sparse_refine_training import cli
 from sparse_refine_training.data import DataError, Dataset, Grid
 
 
@@ -130,3 +131,18 @@ def test_shares_count_labelled_pixels():
     shares = Grid.pad((2, 4), (1, 2)).shares(label, 3)
     assert shares[:, 0, 0].tolist() == [63, 191, 0]
     assert shares[:, 0, 1].tolist() == [0, 0, 191]
+
+
+def test_relabel_maps_names_and_ignores_the_rest(tmp_path):
+    data, like = write(tmp_path / "data"), write(tmp_path / "like")
+    content = json.loads((like / "classes.json").read_text())
+    content["classes"][2]["name"] = "thing"
+    (like / "classes.json").write_text(json.dumps(content))
+    (tmp_path / "map.json").write_text('{"class0": "class0", "class1": "thing"}')
+    text = f"relabel {data} {tmp_path}/out --like {like} --map {tmp_path}/map.json --every 2"
+    assert cli.main(text.split()) == 0
+    before, after = Dataset.open(data).scenes[2].read(3), Dataset.open(tmp_path / "out").scenes[1].read(3)
+    assert np.array_equal(before[0], after[0])
+    assert np.array_equal(after[1], np.array([0, 2, 255], np.uint8)[before[1]])
+    (tmp_path / "map.json").write_text('{"class7": "thing"}')
+    assert cli.main(text.split()) == 2
