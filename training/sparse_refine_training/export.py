@@ -133,7 +133,9 @@ def manifest(name, options, segmenter, fine, dense, hashes):
         entry = {"file": "refiner.safetensors", "sha256": hashes["refiner"], **refiner, **colours(fine)}
         sections += ["[refiner]", entry]
     if dense:
-        sections += ["[dense]", network("dense", dense, hashes)]
+        # The other keys are the segmenter's.
+        entry = network("dense", dense, hashes)
+        sections += ["[dense]", {key: entry[key] for key in ("file", "sha256", "size", "logit_stride")}]
     lines = []
     for part in sections:
         if isinstance(part, str):

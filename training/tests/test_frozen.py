@@ -201,3 +201,22 @@ def test_tensorboard_gets_loss_and_learning_rate(tmp_path, monkeypatch):
     events = EventAccumulator(str(tmp_path / "board")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert max(event.value for event in events.Scalars("learning_rate")) <= 0.01
+
+
+def test_rotation_scores_every_image_by_a_refiner_that_never_saw_it(bundle, tmp_path, monkeypatch):
+    seen = []
+    original = train_refiner.fit
+
+    def fit(options, sets, frozen, scenes, step):
+        seen.append([id(scene) for scene in scenes])
+        return original(options, sets, frozen, scenes, step)
+
+    monkeypatch.setattr(train_refiner, "fit", fit)
+    text = "rotation {d}/data --segmenter {d}/seg.pt --planes 4,8 --crop 64x64 --batch 2 --alpha 0.2 --steps 12 "
+    text += "--learning-rate 0.01 --threads 1 --limit 3 --out {t}/turn --json {t}/rotation.json"
+    figures = cli.rotation.run(command(text, d=bundle, t=tmp_path))
+    everyone = set().union(*seen)
+    assert len(everyone) == 3 and sorted(len(one) for one in seen) == [2, 2, 2]
+    assert len({frozenset(everyone - set(one)) for one in seen}) == 3
+    assert set(figures["images"]) == {"s0", "s1", "s2"} and (tmp_path / "turn.2.pt").is_file()
+    assert figures["pooled"]["miou"]["refined"] > figures["pooled"]["miou"]["coarse"]

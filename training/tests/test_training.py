@@ -98,6 +98,7 @@ def test_bundle_reads_back(trained, tmp_path):
     tomllib = pytest.importorskip("tomllib")
     manifest = tomllib.loads(text)
     assert manifest["segmenter"]["size"] == [48, 32] and manifest["dense"]["file"] == "dense.onnx"
+    assert set(manifest["dense"]) == {"file", "sha256", "size", "logit_stride"}  # the product refuses others
     assert manifest["refiner"]["planes"] == [4, 8] and manifest["selector"]["alpha"] == 0.2
     assert [entry["name"] for entry in manifest["classes"]] == ["class0", "class1", "class2"]
     assert manifest["provenance"] == {**manifest["provenance"], "data": "squares", "licence": "Apache-2.0"}
