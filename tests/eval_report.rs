@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use sparse_refine::eval::{
-    EntropyGrid, FrameRow, FramesCsv, ModelFacts, Outcome, Panel, Report, RunFacts, Scorer, Summary, table,
+    EntropyGrid, FrameRow, FramesCsv, Measure, ModelFacts, Outcome, Panel, Report, RunFacts, Scorer, Summary,
+    table,
 };
 use sparse_refine::plan::Geometry;
 use sparse_refine::types::{
@@ -98,7 +99,7 @@ fn entropy(truth: &LabelImage) -> EntropyGrid {
         let unsure = at(x, y) != at(x + 1, y) || at(x, y) != at(x, y + 1);
         if unsure { 0.8 * max } else { 0.03 * (1 + (x * y) % 7) as f32 }
     });
-    EntropyGrid { geometry, values: values.collect(), max }
+    EntropyGrid { measure: Measure::Entropy, geometry, values: values.collect(), max }
 }
 
 fn report(frame: u32) -> FrameReport {

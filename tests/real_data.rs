@@ -93,6 +93,7 @@ fn coarse_labels_of_photographs_score_as_the_baseline() {
         budget_ms: None,
         model: ModelFacts::default(),
         backend: facts,
+        against: None,
     };
     let summary = replay(&*backend, &plan, &options, |_, _| {}).unwrap().summary;
     assert_eq!((summary.frames_in, summary.scored_frames), (6, 6));

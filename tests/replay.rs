@@ -68,6 +68,7 @@ fn options(bag: &Path, out: &Path, config: &Config, backend: BackendFacts) -> Re
         budget_ms: config.budget_ms,
         model: ModelFacts::default(),
         backend,
+        against: None,
     }
 }
 

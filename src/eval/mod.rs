@@ -5,6 +5,7 @@
 //! between 0 and 1 everywhere but in what people read, which is in percent.
 
 mod boundary;
+mod compare;
 mod confusion;
 mod frames;
 mod latency;
@@ -17,10 +18,11 @@ mod table;
 mod text;
 
 pub use boundary::{BAND_PX, BoundaryBand};
+pub use compare::{Comparison, comparison_json};
 pub use confusion::{Confusion, ScoreError};
 pub use frames::{FrameRow, FramesCsv, Outcome};
 pub use latency::{Percentiles, Samples};
-pub use report::{EntropyGrid, Panel, Report};
+pub use report::{ComparisonReport, EntropyGrid, Measure, Panel, Report};
 pub use score::Scorer;
 pub use summary::{
     CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles, Summary,

@@ -1,5 +1,6 @@
 //! A recording through the pipeline: every frame labelled, scored where the recording has true labels, and written down.
 
+mod compare;
 mod labels;
 mod output;
 mod source;
@@ -8,11 +9,15 @@ mod truth;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use compare::{LABEL_BAG, write_comparison};
 pub use labels::camera_names;
 
 use crate::bag::topics::camera_topics;
 use crate::bag::{Bag, BagError};
-use crate::eval::{EntropyGrid, ModelFacts, Outcome as RowOutcome, Panel, Report, RunFacts, Scorer, Summary};
+use crate::eval::{
+    Comparison, EntropyGrid, Measure, ModelFacts, Outcome as RowOutcome, Panel, Report, RunFacts, Scorer,
+    Summary,
+};
 use crate::pipeline::{
     self, Admission, Backend, Extras, FrameOutputs, Outcome, RunError, RunSettings, StageError,
 };
@@ -48,6 +53,8 @@ pub struct ReplayOptions {
     pub model: ModelFacts,
     /// The backend, for the report.
     pub backend: BackendFacts,
+    /// A bag with the labels of an earlier replay of the same recording, to compare with.
+    pub against: Option<PathBuf>,
 }
 
 /// Why a replay did not happen.
@@ -84,6 +91,8 @@ pub struct Replayed {
     pub summary: Summary,
     /// Path of `report.html`.
     pub report: PathBuf,
+    /// How the labels differ from those of [`ReplayOptions::against`].
+    pub comparison: Option<Comparison>,
 }
 
 /// Replays a bag. `progress` hears the number of finished frames and, where the bag says it, of all frames.
@@ -106,6 +115,10 @@ pub fn replay<B: Backend>(
         true => Some(LabelBag::create(&folder.bag_path(), &names, &plan.classes)?),
         false => None,
     };
+    let former = match &options.against {
+        Some(path) => Some(compare::former_labels(path, &cameras, &names)?),
+        None => None,
+    };
     let source = Source::open(&bag, &cameras)?;
     let damage = source.damage();
     let mut sink = Sink {
@@ -113,6 +126,8 @@ pub fn replay<B: Backend>(
         scorer: Scorer::new(plan.mode, &plan.classes, &topics),
         truth: Truth::open(&bag, &cameras)?,
         label_bag,
+        former,
+        comparison: options.against.as_ref().map(|_| Comparison::new(options.panels)),
         panels: Vec::new(),
         panel_every: panel_interval(total, options.panels),
         panel_count: options.panels,
@@ -173,7 +188,7 @@ pub fn replay<B: Backend>(
         panels: &sink.panels,
     };
     let report = folder.finish(&summary, &page.to_html())?;
-    Ok(Replayed { summary, report })
+    Ok(Replayed { summary, report, comparison: sink.comparison })
 }
 
 /// The cameras to replay: those the user named, or all.
@@ -223,6 +238,9 @@ struct Sink<'a> {
     scorer: Scorer,
     truth: Truth,
     label_bag: Option<LabelBag>,
+    /// Labels of the replay to compare with.
+    former: Option<Truth>,
+    comparison: Option<Comparison>,
     panels: Vec<Panel>,
     panel_every: u64,
     panel_count: usize,
@@ -266,6 +284,17 @@ impl Sink<'_> {
         if let Some(label_bag) = &mut self.label_bag {
             label_bag.write(camera, report, payload.frame_id(), &outputs.labels, payload.log_time_ns)?;
         }
+        if let Some(former) = &mut self.former {
+            let first = former.find(outcome.camera, report.stamp, payload.log_time_ns);
+            let title = format!("{} at {}", self.topics[camera], report.stamp);
+            if let Some(mut comparison) = self.comparison.take() {
+                comparison.add(first, &outputs.labels, |first| {
+                    let panel = self.panel(title, payload, report, outputs, truth.clone());
+                    Panel { coarse: Some(first), entropy: None, ..panel }
+                });
+                self.comparison = Some(comparison);
+            }
+        }
         if index.is_multiple_of(self.panel_every) && self.panels.len() < self.panel_count {
             let title = format!("{} at {}", self.topics[camera], report.stamp);
             self.panels.push(self.panel(title, payload, report, outputs, truth));
@@ -295,6 +324,7 @@ impl Sink<'_> {
             refined: outputs.labels.clone(),
             truth,
             entropy: (!outputs.entropy.is_empty()).then(|| EntropyGrid {
+                measure: if self.plan.columns.is_some() { Measure::Weight } else { Measure::Entropy },
                 geometry,
                 values: outputs.entropy.clone(),
                 max: self.plan.highest_measure(),

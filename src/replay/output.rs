@@ -5,10 +5,10 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use super::ReplayError;
+use super::compare::LABEL_BAG as BAG;
 use crate::eval::{FrameRow, FramesCsv, Summary};
 
 const FILES: [&str; 3] = ["summary.json", "frames.csv", "report.html"];
-const BAG: &str = "bag";
 
 /// The output folder. `frames.csv` grows as frames are done; the others are written at the end.
 pub(super) struct OutputFolder {

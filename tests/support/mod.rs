@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "the functions that tests share may panic as tests do")]
 
+pub(crate) mod columns;
 #[path = "../../src/onnx/fixtures.rs"]
 pub(crate) mod fixtures;
 pub(crate) mod recording;

@@ -174,7 +174,7 @@ def prune(model, options, facts, images, labels, weights):
     model.eval()
     one = copy.copy(options)
     one.batch = max(options.batch, 8)
-    image, label = crops(images, labels, one, np.random.default_rng(options.seed))
+    image, label = crops(images, labels, one, facts, np.random.default_rng(options.seed))
     image = normalise(image, facts["mean"], facts["std"])
 
     def loss():
@@ -194,7 +194,7 @@ def crop_step(model, facts, images, labels, weights, options, progress):
     """A step on crops; under an area budget in every configuration but ctf."""
 
     def step(rng):
-        image, label = crops(images, labels, options, rng)
+        image, label = crops(images, labels, options, facts, rng)
         fine, coarse, logits = model(normalise(image, facts["mean"], facts["std"]), facts["cross"])
         extra = 0.0
         if facts["configuration"] == "ctf":
@@ -282,10 +282,10 @@ def class_weights(labels, classes):
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def crops(images, labels, options, rng):
+def crops(images, labels, options, facts, rng):
     """Random windows on whole cells, half of them mirrored: (float `[n, 3, h, w]` 0 to 255, labels `[n, h, w]`)."""
     height, width = options.crop
-    cell = options.ratio * STRIDE
+    cell = facts["ratio"] * STRIDE
     pictures, targets = [], []
     for index in rng.integers(len(images), size=options.batch):
         top = cell * rng.integers((images[index].shape[1] - height) // cell + 1)

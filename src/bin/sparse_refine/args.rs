@@ -138,8 +138,11 @@ pub(crate) struct ReplayArgs {
     /// A rosbag2 folder, .mcap or .db3 file (also .zstd).
     pub(crate) bag: PathBuf,
     /// Model bundle: a folder with model.toml.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "compare")]
+    pub(crate) model: Option<PathBuf>,
+    /// Two model bundles in place of --model: replays both into OUT/a and OUT/b and writes OUT/compare.html and .json.
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "model")]
+    pub(crate) compare: Vec<PathBuf>,
     /// Folder for summary.json, frames.csv and report.html; made if missing, refused if not empty.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

@@ -1,6 +1,7 @@
 //! `report.html`: a run on one page that needs nothing but itself. No network, no scripts, no other files.
 
 mod charts;
+mod comparison;
 mod maps;
 mod page;
 mod panels;
@@ -8,7 +9,8 @@ mod scores;
 
 use std::fmt;
 
-pub use panels::{EntropyGrid, Panel};
+pub use comparison::ComparisonReport;
+pub use panels::{EntropyGrid, Measure, Panel};
 
 use super::Summary;
 use crate::types::ClassInfo;

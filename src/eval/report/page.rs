@@ -27,15 +27,23 @@ pub(super) fn page(report: &Report<'_>) -> String {
             summary.schema
         ),
     ];
+    let header = format!(
+        "<header><p class=\"eyebrow\">sparse_refine replay</p><h1>{model} <span>on</span> {bag}</h1></header>"
+    );
+    document(&format!("{} on {}", summary.model.name, summary.bag), &header, &sections)
+}
+
+/// A page that needs nothing but itself; `header` and `sections` are HTML, the title is not.
+pub(super) fn document(title: &str, header: &str, sections: &[String]) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
          style-src 'unsafe-inline'\">\n\
-         <title>{model} on {bag}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <header><p class=\"eyebrow\">sparse_refine replay</p><h1>{model} <span>on</span> {bag}</h1></header>\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{header}\n\
          {}\n</main>\n</body>\n</html>\n",
+        Escaped(title),
         sections.join("\n")
     )
 }
@@ -155,7 +163,8 @@ fn frames(report: &Report<'_>) -> String {
     }
     let palette = Palette::new(report.classes);
     let output = report.summary.mode.to_string();
-    let panels: String = report.panels.iter().map(|panel| panel.to_html(&palette, &output)).collect();
+    let panels: String =
+        report.panels.iter().map(|panel| panel.to_html(&palette, ["coarse", &output])).collect();
     format!("<section class=\"bare\"><h2>Frames</h2>{}{panels}</section>", legend(report))
 }
 
@@ -177,10 +186,10 @@ fn legend(report: &Report<'_>) -> String {
     }
     if let Some(entropy) = report.panels.iter().find_map(|panel| panel.entropy.as_ref()) {
         let stops = (0..=4).map(|i| css(heat(i as f32 / 4.0)));
+        let (name, largest) = entropy.measure.legend();
         html += &format!(
-            "<ul class=\"legend\"><li class=\"lead\">Entropy</li><li>0<i class=\"ramp\" \
-             style=\"background:linear-gradient(90deg,{})\"></i>{:.2} nats, that of a guess among all \
-             classes</li></ul>",
+            "<ul class=\"legend\"><li class=\"lead\">{name}</li><li>0<i class=\"ramp\" \
+             style=\"background:linear-gradient(90deg,{})\"></i>{:.2} {largest}</li></ul>",
             stops.collect::<Vec<_>>().join(","),
             entropy.max
         );

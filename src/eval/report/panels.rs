@@ -25,19 +25,47 @@ pub struct Panel {
     pub refined: LabelImage,
     /// Ground truth.
     pub truth: Option<LabelImage>,
-    /// How unsure the segmenter was.
+    /// What decided where to refine: how unsure the segmenter was, or its weight map.
     pub entropy: Option<EntropyGrid>,
 }
 
-/// Entropy of each cell of the segmenter's grid.
+/// Entropy or weight of each cell of the segmenter's grid.
 #[derive(Clone, Debug)]
 pub struct EntropyGrid {
+    /// What the values are.
+    pub measure: Measure,
     /// Where the cells lie in the image.
     pub geometry: Geometry,
-    /// One value a cell, row-major, in nats.
+    /// One value a cell, row-major.
     pub values: Vec<f32>,
-    /// The largest entropy there can be: ln of the number of classes.
+    /// The largest value there can be: ln of the number of classes, or a weight of 1.
     pub max: f32,
+}
+
+/// What decides where to refine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Entropy of the coarse softmax, in nats.
+    Entropy,
+    /// A learned weight, 0 to 1.
+    Weight,
+}
+
+impl Measure {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Entropy => "entropy",
+            Self::Weight => "weight map",
+        }
+    }
+
+    /// Name and meaning of the largest value, for the legend.
+    pub(super) fn legend(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Entropy => ("Entropy", "nats, that of a guess among all classes"),
+            Self::Weight => ("Weight map", "the share of the fine column, where it is run"),
+        }
+    }
 }
 
 impl Panel {
@@ -45,8 +73,8 @@ impl Panel {
         labels.size == self.size && labels.data.len() == self.size.pixels()
     }
 
-    /// The panel in HTML. `output` names the labels of the run's mode.
-    pub(super) fn to_html(&self, palette: &Palette, output: &str) -> String {
+    /// The panel in HTML. `names` are those of the labels before and of the run's own.
+    pub(super) fn to_html(&self, palette: &Palette, names: [&str; 2]) -> String {
         let title = Escaped(&self.title);
         if self.size.pixels() == 0 || self.rgb.len() != 3 * self.size.pixels() || !self.fits(&self.refined) {
             return format!(
@@ -59,14 +87,14 @@ impl Panel {
 
         let whole = Window::whole(self.size);
         let mut html = format!("<article><h3>{title} <small>{}</small></h3><div class=\"maps\">", self.size);
-        html += &self.figures(palette, output, coarse, truth, whole, crop);
+        html += &self.figures(palette, names, coarse, truth, whole, crop);
         html += "</div>";
         if let Some(crop) = crop {
             html += &format!(
                 "<h4>Where most changed: {} pixels of the camera at ({}, {})</h4><div class=\"crops\">",
                 crop.size, crop.x, crop.y
             );
-            html += &self.figures(palette, output, coarse, truth, crop, None);
+            html += &self.figures(palette, names, coarse, truth, crop, None);
             html += "</div>";
         } else if coarse.is_some() {
             html += "<p class=\"note\">Refinement changed nothing in this frame.</p>";
@@ -78,7 +106,7 @@ impl Panel {
     fn figures(
         &self,
         palette: &Palette,
-        output: &str,
+        [before, output]: [&str; 2],
         coarse: Option<&LabelImage>,
         truth: Option<&LabelImage>,
         window: Window,
@@ -90,14 +118,14 @@ impl Panel {
         let mut map =
             |name: &str, picture| html += &figure(name, &maps::data_uri(&picture, Encoding::Png), "");
         if let Some(coarse) = coarse {
-            map("coarse labels", maps::draw(window, WIDTH, palette.labels(coarse)));
+            map(&format!("{before} labels"), maps::draw(window, WIDTH, palette.labels(coarse)));
         }
         map(&format!("{output} labels"), maps::draw(window, WIDTH, palette.labels(&self.refined)));
         if let Some(truth) = truth {
             map("ground truth", maps::draw(window, WIDTH, palette.labels(truth)));
         }
         if let Some(entropy) = self.entropy.as_ref().filter(|e| e.fits(self.size)) {
-            map("entropy", maps::draw(window, WIDTH, maps::entropy(entropy)));
+            map(entropy.measure.name(), maps::draw(window, WIDTH, maps::entropy(entropy)));
         }
         if let Some(coarse) = coarse {
             let name = if truth.is_some() { "errors" } else { "changed pixels" };
@@ -151,12 +179,17 @@ mod tests {
             coarse: Some(labels(40)),
             refined: labels(42),
             truth: Some(labels(43)),
-            entropy: Some(EntropyGrid { geometry, values: vec![0.5; 60], max: 2.0 }),
+            entropy: Some(EntropyGrid {
+                measure: Measure::Entropy,
+                geometry,
+                values: vec![0.5; 60],
+                max: 2.0,
+            }),
         }
     }
 
     fn captions(panel: &Panel) -> Vec<String> {
-        let html = panel.to_html(&Palette::new(&[]), "refined");
+        let html = panel.to_html(&Palette::new(&[]), ["coarse", "refined"]);
         let captions = html.split("<figcaption>").skip(1);
         captions.map(|rest| rest.split('<').next().unwrap_or_default().to_owned()).collect()
     }
@@ -165,7 +198,7 @@ mod tests {
     fn a_full_panel_has_all_maps_twice() {
         let all = ["camera image", "coarse labels", "refined labels", "ground truth", "entropy", "errors"];
         assert_eq!(captions(&panel()), [all, all].concat());
-        let html = panel().to_html(&Palette::new(&[]), "refined");
+        let html = panel().to_html(&Palette::new(&[]), ["coarse", "refined"]);
         assert!(html.contains("/front &lt;1&gt;") && html.contains("class=\"outline\""));
         assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 10);
     }
@@ -178,18 +211,18 @@ mod tests {
         let some = ["camera image", "coarse labels", "refined labels", "changed pixels"];
         assert_eq!(captions(&panel), [some, some].concat());
         let geometry = Geometry { grid: Size::default(), ..Geometry::pad(panel.size, Size::new(1, 1)) };
-        panel.entropy = Some(EntropyGrid { geometry, values: vec![], max: 1.0 });
+        panel.entropy = Some(EntropyGrid { measure: Measure::Weight, geometry, values: vec![], max: 1.0 });
         assert_eq!(captions(&panel), [some, some].concat(), "a grid without cells");
         panel.coarse = None;
         assert_eq!(captions(&panel), ["camera image", "refined labels"], "nothing to compare, so no crop");
         panel.rgb.pop();
-        assert!(panel.to_html(&Palette::new(&[]), "refined").contains("do not fit"));
+        assert!(panel.to_html(&Palette::new(&[]), ["coarse", "refined"]).contains("do not fit"));
     }
 
     #[test]
     fn a_frame_without_changes_says_so() {
         let mut panel = panel();
         panel.coarse = Some(panel.refined.clone());
-        assert!(panel.to_html(&Palette::new(&[]), "refined").contains("changed nothing"));
+        assert!(panel.to_html(&Palette::new(&[]), ["coarse", "refined"]).contains("changed nothing"));
     }
 }
