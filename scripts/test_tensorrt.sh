@@ -25,6 +25,9 @@ for major in 10 11; do
     install -m 755 "$target/debug/sparse_refine" "$rig/bin/sparse_refine_$major"
 done
 
+# Needs no PyTorch, as the other tests of training/ do.
+(cd training && PYTHONPATH=. "$rig/venv/bin/python" -m pytest -q -p no:cacheprovider --noconftest tests/test_quantize.py)
+
 # Reduced precision of the bundled networks, so that these exports build too.
 against rtx cargo build --locked --quiet --features tensorrt --bin sparse_refine
 scripts/quantized_bundles.sh "$target/debug/sparse_refine" "$rig/models"

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 
-use crate::tensorrt::error::{TensorRtError, with_causes};
+use crate::tensorrt::error::TensorRtError;
 
 /// Functions of `libcuda` used here. Their signatures are the same in every CUDA version.
 pub(super) struct Driver {
@@ -43,4 +43,15 @@ pub(super) fn checked(what: &str, status: i32) -> Result<(), TensorRtError> {
         return Ok(());
     }
     Err(TensorRtError::NoDevice { why: format!("{what} gives status {status}") })
+}
+
+/// An error and what caused it, on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -4,9 +4,10 @@ use std::ffi::{CStr, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
+use super::driver::with_causes;
 use super::ffi;
 use super::log::Log;
-use crate::tensorrt::error::{TensorRtError, with_causes};
+use crate::tensorrt::error::TensorRtError;
 use crate::tensorrt::version::{Flavour, Version};
 
 /// TensorRT, of the version this build was compiled for.
