@@ -6,7 +6,7 @@ use crate::cpu::tiles::TileBackend;
 use crate::cuda::{self, CudaBackend};
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
-use crate::tensorrt::{Settings, built_for, probe};
+use crate::tensorrt::{built_for, cuda_backend};
 use crate::types::BackendFacts;
 
 /// A backend that is ready for frames. Each is its own type, so that nothing in the frame's path is dispatched at run
@@ -14,13 +14,14 @@ use crate::types::BackendFacts;
 pub enum Started {
     /// The plain CPU.
     Cpu(Box<CpuBackend>),
-    /// CUDA, the dense network on the host's ONNX engine.
+    /// CUDA, the dense network on TensorRT or on the host's ONNX engine.
     Cuda(Box<CudaBackend>),
     /// The plain CPU, for the method `spatial_sparsity`.
     CpuTiles(Box<TileBackend>),
 }
 
-/// Builds the backend a plan runs on. `auto` takes the first of CUDA, CPU that works, and says why not the first.
+/// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works, and says why not the
+/// first.
 pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
     if plan.columns.is_some() {
         return start_tiles(plan, choice);
@@ -33,20 +34,41 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
             }
             error => error,
         }),
-        BackendChoice::Tensorrt => Err(BackendError::NotAvailable {
-            backend: choice.name(),
-            why: format!("{}; or use --backend cpu, cuda or auto", tensorrt_state(&plan)),
-        }),
-        BackendChoice::Auto => {
-            // Without TensorRT in the build nobody expects it.
-            let tensorrt = built_for().map(|_| format!("{}; ", tensorrt_state(&plan))).unwrap_or_default();
-            match start_cuda(plan.clone(), format!("auto: {tensorrt}CUDA works")) {
-                Err(BackendError::NotAvailable { why, .. }) => {
-                    tracing::warn!("runs on the CPU: {tensorrt}{why}");
-                    start_cpu(plan, format!("auto: {tensorrt}{why}"))
-                }
-                started => started,
+        BackendChoice::Tensorrt => {
+            start_tensorrt(plan, "asked for".to_owned()).map_err(|error| match error {
+                BackendError::NotAvailable { backend, why } => BackendError::NotAvailable {
+                    backend,
+                    why: format!("{why}; or use --backend cpu, cuda or auto"),
+                },
+                error => error,
+            })
+        }
+        BackendChoice::Auto => start_best(plan),
+    }
+}
+
+/// TensorRT, else CUDA, else the CPU, with the reasons against those before it. A model that cannot be read is no such
+/// reason.
+fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
+    let mut against = String::new();
+    // Without TensorRT in the build nobody expects it.
+    if built_for().is_some() {
+        match start_tensorrt(plan.clone(), "auto: TensorRT works".to_owned()) {
+            Err(BackendError::NotAvailable { why, .. }) => against = format!("TensorRT: {why}; "),
+            started => return started,
+        }
+    }
+    match start_cuda(plan.clone(), format!("auto: {against}CUDA works")) {
+        Err(BackendError::NotAvailable { why, .. }) => {
+            // Once, loudly; every report repeats the reason.
+            tracing::warn!("runs on the CPU: {against}{why}");
+            start_cpu(plan, format!("auto: {against}{why}"))
+        }
+        started => {
+            if !against.is_empty() && started.is_ok() {
+                tracing::warn!("the dense network runs on the CPU: {against}the rest on CUDA");
             }
+            started
         }
     }
 }
@@ -65,10 +87,19 @@ fn start_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), Back
 }
 
 fn start_cuda(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
-    let refiner = if plan.refiner.is_some() { "cuda (f32)" } else { "no refiner" }.to_owned();
-    let backend = CudaBackend::new(plan)?;
+    let refines = plan.refiner.is_some();
+    Ok(on_cuda(CudaBackend::new(plan)?, refines, reason))
+}
+
+fn start_tensorrt(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    let refines = plan.refiner.is_some();
+    Ok(on_cuda(cuda_backend(plan)?, refines, reason))
+}
+
+fn on_cuda(backend: CudaBackend, refines: bool, reason: String) -> (Started, BackendFacts) {
+    let refiner = if refines { "cuda (f32)" } else { "no refiner" }.to_owned();
     let (segmenter, device) = (backend.engine_name(), backend.device_name());
-    Ok((Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason }))
+    (Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason })
 }
 
 /// The method `spatial_sparsity` runs on the CPU.
@@ -96,14 +127,6 @@ fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFac
         reason: reason.to_owned(),
     };
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
-}
-
-/// Why the plan's dense network does not run on TensorRT here: the first step that fails, and what to do.
-fn tensorrt_state(plan: &Plan) -> String {
-    match probe(&Settings::from_environment(), Some(&plan.segmenter)).result {
-        Ok(_) => "TensorRT works here, but the CUDA pipeline does not use it yet".to_owned(),
-        Err(error) => error.to_string(),
-    }
 }
 
 /// One sentence on CUDA here, and whether it works.

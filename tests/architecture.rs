@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("onnx", &["types", "config", "bundle", "plan"]),
     ("cpu", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
     ("cuda", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
-    ("tensorrt", &["types", "plan", "onnx", "cuda"]),
+    ("tensorrt", &["types", "plan", "pipeline", "onnx", "cuda"]),
     ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu", "cuda", "tensorrt"]),
     ("bag", &["types", "pipeline"]),
     ("eval", &["types", "config", "bundle", "plan"]),

@@ -13,6 +13,9 @@ mod native;
 
 mod engines;
 pub mod error;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_device.rs"]
+mod on_device;
 #[cfg(feature = "cuda")]
 mod on_device;
 pub mod settings;
@@ -26,6 +29,7 @@ pub use error::{Step, TensorRtError};
 pub use native::{Context, Engine, Library, Runtime, built_for};
 #[cfg(feature = "cuda")]
 pub use on_device::TensorRtEngine;
+pub use on_device::cuda_backend;
 pub use settings::Settings;
 
 /// TensorRT itself, without files and folders; for tests.

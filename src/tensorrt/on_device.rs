@@ -9,9 +9,23 @@ use super::native::{Context, Engine};
 use super::settings::Settings;
 use super::tensors::TensorEntry;
 use crate::cuda::{
-    DeviceAddress, DeviceEngine, DeviceSegmenter, DeviceTensor, Element, SegmentError, StreamHandle,
+    CudaBackend, Device, DeviceAddress, DeviceEngine, DeviceSegmenter, DeviceTensor, Element, SegmentError,
+    StreamHandle,
 };
-use crate::plan::SegmenterPlan;
+use crate::pipeline::BackendError;
+use crate::plan::{Plan, SegmenterPlan};
+
+/// The CUDA pipeline of a plan with its dense network on TensorRT.
+pub fn cuda_backend(plan: Plan) -> Result<CudaBackend, BackendError> {
+    let not_available = |why: String| BackendError::NotAvailable { backend: "tensorrt", why };
+    let engine = TensorRtEngine::open(&Settings::from_environment(), &plan.segmenter);
+    let engine = engine.map_err(|error| not_available(error.to_string()))?;
+    let device = Device::open().map_err(|error| not_available(error.to_string()))?;
+    CudaBackend::with_engine(plan, Arc::new(device), Arc::new(engine)).map_err(|error| match error {
+        BackendError::NotAvailable { why, .. } => not_available(why),
+        error => error,
+    })
+}
 
 /// An engine that passed every step of a probe.
 pub struct TensorRtEngine {

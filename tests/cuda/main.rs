@@ -7,6 +7,7 @@
 mod support;
 
 mod cases;
+mod device_engine;
 mod faults;
 
 use std::path::Path;
