@@ -1,5 +1,7 @@
 """Changes of the pictures in training."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ SCALES = {"none": (1, 1), "mild": (1, 1), "strong": (0.5, 2)}  # METHODS 1.4 for
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 36  # hue in degrees
 
 
-def colours(image, kind, rng):
+def colours(image: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
     """Changes `[n, 3, h, w]`, 0 to 255, in place; one draw per image."""
     if kind == "mild":
         return photometric(image, rng)
@@ -20,7 +22,7 @@ def colours(image, kind, rng):
     return image
 
 
-def distort(image, rng):
+def distort(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """The photometric distortion of METHODS 1.4; each change happens in half of the pictures."""
     if rng.random() < 0.5:
         image = image + rng.uniform(-BRIGHTNESS, BRIGHTNESS)
@@ -35,13 +37,13 @@ def distort(image, rng):
     return image
 
 
-def scale(kind, rng):
+def scale(kind: str, rng: np.random.Generator) -> float:
     """Factor by which a picture is enlarged."""
     low, high = SCALES[kind]
     return 1.0 if low == high else float(rng.uniform(low, high))
 
 
-def _hue_rotation(angle):
+def _hue_rotation(angle: float) -> torch.Tensor:
     """Turns colours about the grey axis."""
     cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
     mean = (1 - cosine) / 3

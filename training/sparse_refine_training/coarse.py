@@ -4,7 +4,11 @@ It is a checkpoint of the `segmenter` command, or anybody's ONNX network describ
 (docs/bundle.md), so that what is trained behind is what the product runs.
 """
 
+from __future__ import annotations
+
+import argparse
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import torch
 from PIL import Image
 
 from . import selection
-from .data import DataError, Grid, normalise
+from .data import DataError, Dataset, Grid, normalise
 from .segmenter import LOGIT_STRIDE
 from .train_segmenter import load_segmenter
 
@@ -22,7 +26,7 @@ STRIP = 128  # pixel rows
 NORMALISED = ("channel_order", "mean", "std")
 
 
-def add_options(parser):
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segmenter", required=True, help="checkpoint (.pt) or the model.toml of a bundle with an ONNX network"
     )
@@ -37,25 +41,25 @@ class View:
     grid: Grid
     label_of_channel: np.ndarray  # uint8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.rows, self.columns = self.grid.cells()
 
-    def to_pixels(self, cells):
+    def to_pixels(self, cells: np.ndarray) -> np.ndarray:
         """An array `[rows, columns]` of the grid at the camera's resolution: nearest upsampling."""
         return cells[self.rows][:, self.columns]
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         return self.to_pixels(self.label_of_channel[self.logits.argmax(1)[0].numpy()])
 
-    def entropy(self):
+    def entropy(self) -> np.ndarray:
         """Per cell, in nats."""
         return selection.entropy(self.logits)[0].numpy()
 
-    def mask(self, alpha):
+    def mask(self, alpha: float) -> np.ndarray:
         """The pixels to refine."""
         return self.to_pixels(self.entropy() > alpha)
 
-    def at(self, rows, columns):
+    def at(self, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
         """Logits `[pixels, channels]` of the cells of pixels."""
         flat = torch.from_numpy(self.rows[rows] * self.grid.size[1] + self.columns[columns])
         return self.logits[0].flatten(1).index_select(1, flat).t().contiguous()
@@ -64,19 +68,19 @@ class View:
 class PixelView(View):
     """Logits upsampled bilinearly: entropy and label of every pixel, as the product's `upsample = "bilinear"`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         (height, width), canvas = self.grid.camera, self.grid.canvas
         self.fine = selection.to_grid(self.logits, canvas)[0, :, :height, :width]
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         return self.label_of_channel[self.fine.argmax(0).numpy()]
 
-    def mask(self, alpha):
+    def mask(self, alpha: float) -> np.ndarray:
         strips = self.fine.split(STRIP, 1)  # a whole softmax of 8 MP would take a GB
         return np.concatenate([(selection.entropy(strip[None])[0] > alpha).numpy() for strip in strips])
 
-    def at(self, rows, columns):
+    def at(self, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
         flat = torch.from_numpy(rows * self.grid.camera[1] + columns)
         return self.fine.flatten(1).index_select(1, flat).t().contiguous()
 
@@ -85,7 +89,7 @@ class PixelView(View):
 class Frozen:
     """A segmenter and how images become its input."""
 
-    run: object  # normalised `[1, 3, h, w]` to logits `[1, channels, ., .]`
+    run: Callable  # normalised `[1, 3, h, w]` to logits `[1, channels, ., .]`
     size: tuple  # (height, width) of its input, which is the grid
     mean: tuple
     std: tuple
@@ -94,17 +98,17 @@ class Frozen:
     fit: str = "pad"
     resize: str = "area"
     entry: dict = field(default_factory=dict)  # its section of a manifest
-    cache: object = None
+    cache: Cache | None = None
 
     @property
-    def label_of_channel(self):
+    def label_of_channel(self) -> np.ndarray:
         return np.array([entry["label"] for entry in self.classes], np.uint8)
 
-    def ordered(self, image):
+    def ordered(self, image: np.ndarray) -> np.ndarray:
         """RGB uint8 `[h, w, 3]` in the network's order of channels."""
         return image if self.channel_order == "rgb" else np.ascontiguousarray(image[..., ::-1])
 
-    def look(self, image, path=None, upsample="nearest"):
+    def look(self, image: np.ndarray, path: Path | None = None, upsample: str = "nearest") -> View:
         """`View` of an RGB image; `path`, the file it came from, allows the cache to be used."""
         fit = Grid.pad if self.fit == "pad" else Grid.stretch
         grid = fit(image.shape[:2], self.size)
@@ -118,7 +122,7 @@ class Frozen:
                 np.save(kept, logits.numpy().astype(np.float16))
         return (View if upsample == "nearest" else PixelView)(logits, grid, self.label_of_channel)
 
-    def _shrink(self, image, grid):
+    def _shrink(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         if self.resize == "area":
             return grid.shrink(image, self.mean)
         small = Image.fromarray(image).resize(self.size[::-1], Image.BILINEAR)
@@ -128,17 +132,17 @@ class Frozen:
 class Cache:
     """Logits on disk, one file for each image and network."""
 
-    def __init__(self, folder, network):
+    def __init__(self, folder: str, network: str) -> None:
         self.folder, self.network = Path(folder), network
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def file(self, path):
+    def file(self, path: Path) -> Path:
         path = Path(path).resolve()
         key = f"{self.network} {path} {path.stat().st_mtime_ns} {path.stat().st_size}"
         return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".npy")
 
 
-def open_segmenter(options, data):
+def open_segmenter(options: argparse.Namespace, data: Dataset) -> Frozen:
     """`Frozen` for the options of `add_options`, checked against the classes of a data set."""
     path = Path(options.segmenter)
     if path.is_dir() or path.suffix == ".toml":
@@ -159,10 +163,10 @@ def open_segmenter(options, data):
     return frozen
 
 
-def from_checkpoint(path):
+def from_checkpoint(path: str | Path) -> Frozen:
     model, facts = load_segmenter(path)
 
-    def run(image):
+    def run(image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return model(image)
 
@@ -170,7 +174,7 @@ def from_checkpoint(path):
     return Frozen(run, tuple(facts["size"]), facts["mean"], facts["std"], classes)
 
 
-def read_manifest(path):
+def read_manifest(path: str | Path) -> dict:
     """model.toml as dictionaries, with what is needed here checked."""
     import tomllib
 
@@ -196,7 +200,7 @@ def read_manifest(path):
     return content
 
 
-def from_manifest(path, options):
+def from_manifest(path: str | Path, options: argparse.Namespace) -> Frozen:
     content = read_manifest(path)
     entry = content["segmenter"]
     classes = [{"label": index, **item} for index, item in enumerate(content["classes"])]
@@ -217,7 +221,7 @@ def from_manifest(path, options):
     return frozen
 
 
-def onnx_runner(file, entry, classes, threads):
+def onnx_runner(file: Path, entry: dict, classes: int, threads: int) -> Callable:
     """A function from the normalised image to the logits of the kept channels."""
     try:
         import onnxruntime
@@ -238,7 +242,7 @@ def onnx_runner(file, entry, classes, threads):
     stride = entry.get("logit_stride", LOGIT_STRIDE)
     expected = (1, entry.get("channels", classes), -(-height // stride), -(-width // stride))
 
-    def run(image):
+    def run(image: torch.Tensor) -> torch.Tensor:
         logits = session.run([target], {source: image.numpy()})[0]
         if logits.shape != expected:
             raise DataError(f"the network's output is {list(logits.shape)}, expected {list(expected)}: {file}")

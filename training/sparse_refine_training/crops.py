@@ -1,12 +1,16 @@
 """Windows of full-resolution scenes with what the frozen segmenter says about them: the refiner's training batches."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from . import augment
+from .coarse import Frozen
 from .data import IGNORE, normalise
 
 PLACES = 4000  # candidate window centres kept per scene and class
@@ -23,10 +27,18 @@ class CoarseScene:
     rows: np.ndarray  # cell row of each pixel row
     columns: np.ndarray
     places: dict = field(default_factory=dict)  # class: flat pixel numbers of some of its selected pixels
-    pixels: np.ndarray = None  # selected pixels of each class
+    pixels: np.ndarray | None = None  # selected pixels of each class
 
 
-def prepare(image, label, frozen, alpha, classes, rng, path=None):
+def prepare(
+    image: np.ndarray,
+    label: np.ndarray,
+    frozen: Frozen,
+    alpha: float,
+    classes: int,
+    rng: np.random.Generator,
+    path: Path | None = None,
+) -> CoarseScene:
     """`CoarseScene` with the places of `window`."""
     view = frozen.look(image, path)
     selected = view.entropy() > alpha
@@ -41,7 +53,7 @@ def prepare(image, label, frozen, alpha, classes, rng, path=None):
     return scene
 
 
-def window(scene, extent, step, rng):
+def window(scene: CoarseScene, extent: tuple, step: int, rng: np.random.Generator) -> tuple:
     """Origin (row, column), a multiple of `step`, of `extent` pixels around a selected one.
 
     The pixel's class is drawn with the square root of how often it is selected, so that wires and poles are seen often.
@@ -60,7 +72,7 @@ def window(scene, extent, step, rng):
     return tuple(origin)
 
 
-def cut(scene, crop, step, kind, rng):
+def cut(scene: CoarseScene, crop: tuple, step: int, kind: str, rng: np.random.Generator) -> tuple:
     """One window: (mask `[h, w]`, picture float32 `[3, h, w]`, logits `[sites, channels]`, labels `[sites]`).
 
     Scenes smaller than the crop leave the rest of it unselected. Enlarged or shrunk windows take labels and logits from
@@ -95,7 +107,9 @@ def cut(scene, crop, step, kind, rng):
     return mask, picture, logits, scene.label[from_rows, from_columns]
 
 
-def batch(scenes, crop, count, step, kind, frozen, rng):
+def batch(
+    scenes: list, crop: tuple, count: int, step: int, kind: str, frozen: Frozen, rng: np.random.Generator
+) -> tuple:
     """(mask `[n, h, w]`, colours `[sites, 3]`, coarse logits `[sites, channels]`, labels `[sites]`)."""
     parts = [cut(scenes[index], crop, step, kind, rng) for index in rng.integers(len(scenes), size=count)]
     masks, pictures, logits, labels = zip(*parts)

@@ -3,6 +3,9 @@
 Other ways to select pixels and to choose between the two networks are scored beside, for the tables of docs/RESULTS.md.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import time
 
@@ -14,9 +17,10 @@ from .data import DataError, Dataset, normalise
 from .metrics import Confusion, boundary_band
 from .selection import entropy
 from .train_refiner import load_refiner
+from .unet import Refiner
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="score checkpoints on labelled scenes", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     coarse.add_options(parser)
@@ -36,7 +40,7 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> dict:
     loop.keep_freed_memory()
     torch.set_num_threads(options.threads)
     data = Dataset.open(options.data, options.limit)
@@ -51,7 +55,9 @@ def run(options):
     scenes = [scene for scene in data.scenes if not options.only or scene.name in options.only]
     if not scenes:
         raise DataError(f"--only {options.only} names no scene of {data.folder}")
-    whole, edges, selected, giga_macs = {}, {}, [], []
+    whole: dict[str, Confusion] = {}
+    edges: dict[str, Confusion] = {}
+    selected, giga_macs = [], []
     for number, scene in enumerate(scenes):
         begun = time.monotonic()
         image, label = scene.read(len(names))
@@ -90,7 +96,9 @@ def run(options):
     return figures
 
 
-def refine(view, image, mask, refiner, facts, all_choices=False):
+def refine(
+    view: coarse.View, image: np.ndarray, mask: np.ndarray, refiner: Refiner, facts: dict, all_choices: bool = False
+) -> tuple:
     """({choice: labels uint8 `[h, w]`}, multiply-accumulates) where the pixels of `mask` are refined."""
     canvas = torch.zeros(1, *view.grid.canvas, dtype=torch.bool)
     canvas[0, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)

@@ -1,5 +1,8 @@
 """Writes a bundle: segmenter.onnx, refiner.safetensors and model.toml with their hashes (docs/bundle.md)."""
 
+from __future__ import annotations
+
+import argparse
 import hashlib
 import inspect
 import io
@@ -21,7 +24,7 @@ from .unet import bundle_tensors
 OPSET = 13
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("export", help="write a bundle from checkpoints", description=__doc__)
     parser.add_argument("out", help="folder of the bundle; its name is the bundle's name")
     parser.add_argument("--segmenter", required=True, help="checkpoint, or model.toml of a bundle with an ONNX network")
@@ -36,7 +39,7 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     folder = Path(options.out)
     refiner, fine = load_refiner(options.refiner) if options.refiner else (None, None)
     hashes = {}
@@ -72,7 +75,7 @@ def run(options):
         print(f"{path}: {path.stat().st_size} bytes", flush=True)
 
 
-def described(path):
+def described(path: str | Path) -> tuple:
     """(ONNX file, manifest) of a bundle whose segmenter is somebody's network."""
     path = Path(path) / "model.toml" if Path(path).is_dir() else Path(path)
     content = read_manifest(path)
@@ -82,7 +85,7 @@ def described(path):
     return source, content
 
 
-def write_onnx(model, size, path):
+def write_onnx(model: torch.nn.Module, size: tuple, path: Path) -> str:
     """Exports with BatchNorm folded and a batch of one; returns the file's sha256."""
     buffer = io.BytesIO()
     # From 2.9 on PyTorch's default exporter is another one, which needs more packages.
@@ -103,11 +106,13 @@ def write_onnx(model, size, path):
     return sha256(path)
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def manifest(name, options, segmenter, fine, dense, hashes):
+def manifest(
+    name: str, options: argparse.Namespace, segmenter: tuple, fine: dict | None, dense: dict | None, hashes: dict
+) -> str:
     """Text of model.toml. JSON strings, numbers and lists are valid TOML."""
     coarse, classes, entry = segmenter
     networks = (("segmenter", coarse), ("refiner", fine), ("dense", dense))
@@ -145,11 +150,11 @@ def manifest(name, options, segmenter, fine, dense, hashes):
     return "\n".join(lines) + "\n"
 
 
-def network(name, facts, hashes):
+def network(name: str, facts: dict, hashes: dict) -> dict:
     height, width = facts["size"]
     entry = {"file": f"{name}.onnx", "sha256": hashes[name], "input": "image", "output": "logits"}
     return entry | {"size": [width, height], "logit_stride": LOGIT_STRIDE}
 
 
-def colours(facts):
+def colours(facts: dict) -> dict:
     return {"channel_order": facts.get("channel_order", "rgb"), "mean": list(facts["mean"]), "std": list(facts["std"])}

@@ -1,9 +1,13 @@
 """The training loop both networks share: a time or step budget, a cosine schedule, checkpoints, progress."""
 
+from __future__ import annotations
+
+import argparse
 import ctypes
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ BAR = 30  # characters
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def add_options(parser, learning_rate):
+def add_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     """Options of every training command."""
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=30.0, help="time budget; the schedule follows the clock (30)")
@@ -30,13 +34,15 @@ def add_options(parser, learning_rate):
     parser.add_argument("--tensorboard", help="folder for TensorBoard, if it is installed")
 
 
-def seed_everything(options):
+def seed_everything(options: argparse.Namespace) -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
 
-def train(model, step, options, facts, weight_decay):
+def train(
+    model: torch.nn.Module, step: Callable, options: argparse.Namespace, facts: dict, weight_decay: float
+) -> list:
     """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss.
 
     `facts` are stored in the checkpoint beside the weights.
@@ -98,7 +104,7 @@ def train(model, step, options, facts, weight_decay):
     return history
 
 
-def show(progress, text):
+def show(progress: float, text: str) -> None:
     """A bar that stays on its line in a terminal, a line of its own in a log."""
     if sys.stdout.isatty():
         done = round(BAR * progress)
@@ -107,7 +113,7 @@ def show(progress, text):
         print(f"{100 * progress:5.1f} %  {text}", flush=True)
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Lets the C library reuse large blocks instead of giving them back: page faults take half of a step otherwise."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -117,14 +123,16 @@ def keep_freed_memory():
         mallopt(parameter, 2**31 - 1)
 
 
-def schedule(progress):
+def schedule(progress: float) -> float:
     """Factor of the learning rate: a linear warm-up, then half a cosine to zero."""
     if progress < WARM_UP:
         return max(progress / WARM_UP, 0.05)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
-def save_checkpoint(path, model, optimizer, step, seconds, facts):
+def save_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float, facts: dict
+) -> None:
     """Written beside and renamed, so that an interruption leaves the former one."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
     partial = path.with_suffix(".partial")
@@ -132,14 +140,14 @@ def save_checkpoint(path, model, optimizer, step, seconds, facts):
     partial.replace(path)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint: {path}")
     return torch.load(path, map_location="cpu")
 
 
-def total(state):
+def total(state: dict) -> tuple:
     """(steps, minutes) of a checkpoint and of those it started from."""
     steps, minutes = state["facts"].get("before", (0, 0.0))
     return steps + state["step"], minutes + state["seconds"] / 60

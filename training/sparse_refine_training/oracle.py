@@ -4,6 +4,9 @@ The labels there are the true ones, elsewhere the segmenter's. It says whether t
 segmenter is what limits a bundle, before a refiner is trained.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 
 import numpy as np
@@ -14,7 +17,7 @@ from .data import IGNORE, Dataset
 from .metrics import Confusion, boundary_band
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("oracle", help="what a perfect refiner would reach", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     coarse.add_options(parser)
@@ -25,7 +28,7 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def thresholds(text):
+def thresholds(text: str) -> list:
     """`0.3,0.5` as [0.3, 0.5]."""
     return [float(part) for part in text.split(",")]
 
@@ -33,12 +36,12 @@ def thresholds(text):
 class Tally:
     """Counts for one threshold."""
 
-    def __init__(self, classes):
+    def __init__(self, classes: int) -> None:
         self.whole, self.edges = Confusion(classes), Confusion(classes)
         self.selected = self.pixels = self.wrong = self.wrong_selected = 0
         self.per_class = np.zeros((2, classes), np.int64)  # pixels, selected ones
 
-    def add(self, label, labels, mask, band):
+    def add(self, label: np.ndarray, labels: np.ndarray, mask: np.ndarray, band: np.ndarray) -> None:
         valid = label != IGNORE
         wrong = valid & (label != labels)
         perfect = np.where(mask & valid, label, labels)
@@ -51,7 +54,7 @@ class Tally:
         for row, where in enumerate((valid, valid & mask)):
             self.per_class[row] += np.bincount(label[where], minlength=self.whole.classes)[: self.whole.classes]
 
-    def figures(self, names):
+    def figures(self, names: list) -> dict:
         share = self.per_class[1] / np.maximum(self.per_class[0], 1)
         return {
             "selected_fraction": self.selected / self.pixels,
@@ -63,7 +66,7 @@ class Tally:
         }
 
 
-def run(options):
+def run(options: argparse.Namespace) -> dict:
     torch.set_num_threads(options.threads)
     data = Dataset.open(options.data, options.limit)
     segmenter = coarse.open_segmenter(options, data)

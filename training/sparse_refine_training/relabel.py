@@ -3,6 +3,9 @@
 The map is a JSON object: class name here -> class name there. Classes that it does not name become 255, ignored.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +16,7 @@ from PIL import Image
 from .data import IGNORE, DataError, Dataset, read_classes
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("relabel", help="rewrite labels in the classes of another data set", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     parser.add_argument("out", help="folder to write; existing scenes there stay")
@@ -24,7 +27,7 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     data, out = Dataset.open(options.data), Path(options.out)
     wanted, _ = read_classes(Path(options.like))
     table = lookup(json.loads(Path(options.map).read_text()), data.classes, wanted)
@@ -41,7 +44,7 @@ def run(options):
     print(f"{len(scenes)} scenes: {out}", flush=True)
 
 
-def lookup(mapping, classes, wanted):
+def lookup(mapping: dict, classes: list, wanted: list) -> np.ndarray:
     """New value of every label value, uint8 `[256]`."""
     names = {entry["name"]: index for index, entry in enumerate(wanted)}
     here = {entry["name"]: index for index, entry in enumerate(classes)}

@@ -4,6 +4,8 @@ Every turn starts from the same weights (`--init`, pretrained on other data). Sc
 image is judged by a refiner that never saw it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from pathlib import Path
@@ -14,7 +16,7 @@ from . import evaluate, loop, train_refiner
 from .metrics import Confusion, boundary_band
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("rotation", help="leave one image out, in rotation", description=__doc__)
     train_refiner.add_training_options(parser)
     parser.add_argument("--json", help="file for the figures")
@@ -24,16 +26,16 @@ def add_command(commands):
 class Scores:
     """Coarse and refined tables of one image or of all."""
 
-    def __init__(self, classes):
+    def __init__(self, classes: int) -> None:
         self.whole = {mode: Confusion(classes) for mode in ("coarse", "refined")}
         self.edges = {mode: Confusion(classes) for mode in ("coarse", "refined")}
 
-    def add(self, label, labels, band):
+    def add(self, label: np.ndarray, labels: dict, band: np.ndarray) -> None:
         for mode, counts in self.whole.items():
             counts.add(label, labels[mode])
             self.edges[mode].add(label, labels[mode], band)
 
-    def figures(self):
+    def figures(self) -> dict:
         """IoU is averaged over the classes that occur in the labels."""
         return {
             "miou": {mode: counts.miou_of_present() for mode, counts in self.whole.items()},
@@ -41,7 +43,7 @@ class Scores:
         }
 
 
-def run(options):
+def run(options: argparse.Namespace) -> dict:
     loop.seed_everything(options)
     step = train_refiner.crop_step(options)
     sets, frozen, scenes = train_refiner.read_scenes(options, step)

@@ -1,9 +1,16 @@
 """Which pixels to refine: by entropy as the product does, and other ways to compare it with at an equal share."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
 import numpy as np
 
+from .coarse import View
 
-def open_selector(options):
+
+def open_selector(options: argparse.Namespace) -> Callable:
     """A function (view, image, alpha, number of the scene) -> mask bool `[h, w]`."""
     if options.selector == "entropy":
         return lambda view, image, alpha, number: view.mask(alpha)
@@ -15,12 +22,12 @@ def open_selector(options):
     return lambda view, image, alpha, number: view.to_pixels(highest(model.scores(view, image), view, alpha))
 
 
-def random_cells(view, alpha, seed):
+def random_cells(view: View, alpha: float, seed: list) -> np.ndarray:
     """As many cells as the entropy selects, drawn at random."""
     return view.to_pixels(highest(np.random.default_rng(seed).random(view.grid.size), view, alpha))
 
 
-def highest(scores, view, alpha):
+def highest(scores: np.ndarray, view: View, alpha: float) -> np.ndarray:
     """The cells of highest score, as many as the entropy selects."""
     inside = np.zeros(view.grid.size, bool)
     inside[: view.rows[-1] + 1, : view.columns[-1] + 1] = True

@@ -6,6 +6,8 @@ a table, `table[output, k]` = number of the input site or, where there is none, 
 gather-GEMM over it. Images never share a neighbour, so a batch computes what each image computes alone.
 """
 
+from __future__ import annotations
+
 import torch
 from torch.nn import functional as F
 
@@ -17,7 +19,7 @@ CHUNK = 1 << 12  # outputs whose inputs are gathered at once: they stay in a cor
 class Level:
     """The active sites of one resolution."""
 
-    def __init__(self, mask):
+    def __init__(self, mask: torch.Tensor) -> None:
         self.mask = mask
         self.sites = mask.nonzero()  # [sites, 3]: image, row, column
         self.count = len(self.sites)
@@ -26,20 +28,20 @@ class Level:
         self._index = torch.full((images, height + 2, width + 2), self.count)
         self._index[:, 1:-1, 1:-1][mask] = torch.arange(self.count)
 
-    def lookup(self, image, row, column):
+    def lookup(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
         """Number of the site at each (image, row, column), `count` where there is none."""
         _, height, width = self._index.shape
         row, column = row.clamp(-1, height - 2) + 1, column.clamp(-1, width - 2) + 1
         return self._index.view(-1).index_select(0, (image * height + row) * width + column)
 
 
-def submanifold_table(level):
+def submanifold_table(level: Level) -> torch.Tensor:
     """`y[r, c] = sum_k K[k]^T x[r + dr - 1, c + dc - 1]` at the same sites."""
     image, row, column = level.sites.unbind(1)
     return torch.stack([level.lookup(image, row + dr - 1, column + dc - 1) for dr, dc in TAPS], 1)
 
 
-def down_level(level, bound):
+def down_level(level: Level, bound: str) -> Level:
     """Sites at stride 2: any of the 3x3 inputs at `2*o + d` is active, and `0 <= o <= B` on each axis.
 
     `B = (n - 3) // 2` with the level's size (`image`), or `B = (M - 2) // 2` with the largest active coordinate of the
@@ -54,13 +56,13 @@ def down_level(level, bound):
     return Level(F.max_pool2d(mask[:, None].float(), 3, 2)[:, 0] > 0)
 
 
-def down_table(fine, coarse):
+def down_table(fine: Level, coarse: Level) -> torch.Tensor:
     """`y[o] = sum_k K[k]^T x[2*o_r + dr, 2*o_c + dc]`."""
     image, row, column = coarse.sites.unbind(1)
     return torch.stack([fine.lookup(image, 2 * row + dr, 2 * column + dc) for dr, dc in TAPS], 1)
 
 
-def up_table(fine, coarse):
+def up_table(fine: Level, coarse: Level) -> torch.Tensor:
     """The pairs of `down_table` the other way, `y[2*o + d] += K[k]^T x[o]`; a site without a pair gets zero."""
     image, row, column = fine.sites.unbind(1)
     table = []
@@ -74,7 +76,7 @@ def up_table(fine, coarse):
 class Pyramid:
     """Levels and tables of one batch of masks `[images, rows, columns]`, for a network of `depth` levels."""
 
-    def __init__(self, mask, depth, bound="image"):
+    def __init__(self, mask: torch.Tensor, depth: int, bound: str = "image") -> None:
         if bound not in BOUNDS:
             raise ValueError(f"bound is `{bound}`, it must be one of {', '.join(BOUNDS)}")
         self.levels = [Level(mask)]
@@ -146,17 +148,17 @@ def _pad(x):
     return torch.cat([x, x.new_zeros(1, x.shape[1])])
 
 
-def submanifold(x, weight, table):
+def submanifold(x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """3x3 convolution at the input's own sites."""
     # The neighbour at offset d sees this site at -d: tap 8 - k.
     return _convolve(x, weight, table, table.flip(1))
 
 
-def down(x, weight, pyramid, level):
+def down(x: torch.Tensor, weight: torch.Tensor, pyramid: Pyramid, level: int) -> torch.Tensor:
     """Stride-2 convolution from `level` to `level + 1`."""
     return _convolve(x, weight, pyramid.down[level], pyramid.up[level])
 
 
-def up(x, weight, pyramid, level):
+def up(x: torch.Tensor, weight: torch.Tensor, pyramid: Pyramid, level: int) -> torch.Tensor:
     """Transposed convolution from `level + 1` onto the sites of `level`."""
     return _convolve(x, weight, pyramid.up[level], pyramid.down[level])

@@ -3,6 +3,12 @@
 Use other scenes than the segmenter's: on those it is more certain than it will be on new ones.
 """
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -18,13 +24,13 @@ CROP_MULTIPLE = 16  # keeps the stride-2 lattice of five levels where it is in a
 WEIGHTS = ("mild", "none")
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("refiner", help="train the sparse refiner", description=__doc__)
     add_training_options(parser)
     parser.set_defaults(run=run)
 
 
-def add_training_options(parser):
+def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", help="folders with images/, labels/ and classes.json, of the same classes")
     coarse.add_options(parser)
     parser.add_argument("--alpha", type=float, default=0.4, help="select where the entropy (nats) exceeds this (0.4)")
@@ -41,7 +47,7 @@ def add_training_options(parser):
     loop.add_options(parser, learning_rate=4e-3)
 
 
-def numbers(text):
+def numbers(text: str) -> list:
     """`16,32` as [16, 32]."""
     return [int(part) for part in text.split(",")]
 
@@ -52,7 +58,7 @@ class LabelLoss:
     Several channels may share a label: its probability is then their sum. `weights`: per label, or `None`.
     """
 
-    def __init__(self, label_of_channel, labels, weights=None):
+    def __init__(self, label_of_channel: Iterable, labels: int, weights: torch.Tensor | None = None) -> None:
         channels = [int(label) for label in label_of_channel]
         self.weights = weights
         self.groups = None
@@ -64,7 +70,7 @@ class LabelLoss:
         for label in channels:
             self.lookup[label] = label
 
-    def __call__(self, logits, label):
+    def __call__(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label = self.lookup[label]
         log_p = logits.log_softmax(1)
         if self.groups is not None:
@@ -75,7 +81,7 @@ class LabelLoss:
         return total / self.weights[label[label != IGNORE]].sum().clamp(min=1)
 
 
-def read_scenes(options, crop_step):
+def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
     """(data sets, frozen segmenter, prepared scenes) of the folders named."""
     sets = [Dataset.open(folder, options.limit) for folder in options.data]
     names = [entry["name"] for entry in sets[0].classes]
@@ -100,18 +106,18 @@ def read_scenes(options, crop_step):
     return sets, frozen, scenes
 
 
-def crop_step(options):
+def crop_step(options: argparse.Namespace) -> int:
     """Multiple of the windows' sides and origins."""
     return max(CROP_MULTIPLE, 2 ** (len(options.planes) - 1))
 
 
-def run(options):
+def run(options: argparse.Namespace) -> list:
     loop.seed_everything(options)
     step = crop_step(options)
     return fit(options, *read_scenes(options, step), step)[1]
 
 
-def fit(options, sets, frozen, scenes, crop_step):
+def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: list, crop_step: int) -> tuple:
     """Trains on prepared scenes: (model, losses)."""
     weights = None
     if options.class_weights == "mild":
@@ -143,7 +149,7 @@ def fit(options, sets, frozen, scenes, crop_step):
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
-def load_refiner(path):
+def load_refiner(path: str | Path) -> tuple:
     """(model in evaluation mode, facts) of a checkpoint."""
     state = loop.load_checkpoint(path)
     facts = state["facts"]

@@ -32,9 +32,7 @@ class Selector(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.image = nn.Sequential(
-            nn.Conv2d(3, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU()
-        )
+        self.image = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU())
         hidden = [nn.Conv2d(WIDTH + channels, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, HIDDEN, 1), nn.ReLU()]
         self.mlp = nn.Sequential(*hidden, nn.Conv2d(HIDDEN, 1, 1))
 
