@@ -166,6 +166,19 @@ fn a_backend_that_is_not_there_has_its_own_status() {
 }
 
 #[test]
+#[cfg(not(feature = "tensorrt"))]
+fn engines_need_a_build_with_tensorrt_and_the_message_says_which() {
+    let place = Place::new();
+    let model = place.text("model");
+    for arguments in [&["engine", "build", "--model", &model][..], &["engine", "list"], &["engine", "verify"]]
+    {
+        assert_says(&refusal(4, arguments), &["not in this build", "rebuild with `--features tensorrt`"]);
+    }
+    let line = place.replay_refusal(4, &["--backend", "tensorrt"]);
+    assert_says(&line, &["not in this build", "rebuild with `--features tensorrt`"]);
+}
+
+#[test]
 fn bags_that_cannot_be_read_are_named() {
     let place = Place::new();
     let replay = |bag: &str| {

@@ -20,7 +20,7 @@ unsafe impl Send for Runtime {}
 unsafe impl Sync for Runtime {}
 
 impl Runtime {
-    /// Starts TensorRT. Ask the driver first ([`super::device`]): without one some versions return an invalid pointer.
+    /// Starts TensorRT. Ask the driver first (`native::device`): without one some versions return an invalid pointer.
     pub fn new(library: &Arc<Library>) -> Result<Self, TensorRtError> {
         let create = library.factory(c"createInferRuntime_INTERNAL")?;
         library.log().clear();
