@@ -1,6 +1,6 @@
 //! Stands in for an engine that is not in the build.
 
-use super::network::{Input, NetworkSource};
+use super::network::{Input, NetworkSource, Output};
 use super::{OnnxError, Source};
 
 /// Never made.
@@ -28,7 +28,7 @@ impl NetworkSession {
     }
 
     /// Cannot be called.
-    pub(super) fn run(&self, _: &[Input<'_>]) -> Result<Vec<(Vec<usize>, Vec<f32>)>, String> {
+    pub(super) fn run(&self, _: &[Input<'_>]) -> Result<Vec<Output>, String> {
         match *self {}
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct NetworkSource<'a> {
 /// A tensor that goes into a network, `shape` long.
 pub type Input<'a> = ([usize; 4], &'a [f32]);
 
+/// Shape and values of what came out.
+pub(super) type Output = (Vec<usize>, Vec<f32>);
+
 #[allow(clippy::large_enum_variant, reason = "one per model")]
 enum Session {
     Rten(rten::NetworkSession),

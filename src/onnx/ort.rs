@@ -7,7 +7,7 @@ use ::ort::environment::Environment;
 use ::ort::session::Session as Inner;
 use ::ort::value::TensorRef;
 
-use super::network::{Input, NetworkSource};
+use super::network::{Input, NetworkSource, Output};
 use super::{OnnxError, Source};
 use crate::config::OnnxEngine;
 
@@ -84,7 +84,7 @@ impl NetworkSession {
     }
 
     /// Runs on borrowed inputs. Returns shape and values of each output.
-    pub(super) fn run(&self, inputs: &[Input<'_>]) -> Result<Vec<(Vec<usize>, Vec<f32>)>, String> {
+    pub(super) fn run(&self, inputs: &[Input<'_>]) -> Result<Vec<Output>, String> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut named = Vec::with_capacity(inputs.len());
         for (name, (shape, data)) in self.inputs.iter().zip(inputs) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::rten::{Model, NodeId, RunOptions, ThreadPool, ValueView};
 
-use super::network::{Input, NetworkSource};
+use super::network::{Input, NetworkSource, Output};
 use super::{OnnxError, Source};
 
 /// A loaded model with threads of its own, so that it does not fight the pipeline's for cores.
@@ -66,10 +66,10 @@ impl NetworkSession {
     }
 
     /// Runs on borrowed inputs. Returns shape and values of each output.
-    pub(super) fn run(&self, inputs: &[Input<'_>]) -> Result<Vec<(Vec<usize>, Vec<f32>)>, String> {
+    pub(super) fn run(&self, inputs: &[Input<'_>]) -> Result<Vec<Output>, String> {
         let mut views = Vec::with_capacity(inputs.len());
         for (&node, (shape, data)) in self.inputs.iter().zip(inputs) {
-            let view = ValueView::from_shape(*shape, *data).map_err(|error| error.to_string())?;
+            let view = ValueView::from_shape(*shape, data).map_err(|error| error.to_string())?;
             views.push((node, view.into()));
         }
         let values = self

@@ -67,7 +67,7 @@ fn model_error(error: OnnxError) -> BackendError {
     }
 }
 
-fn frame_error(error: OnnxError) -> StageError {
+fn frame_error(error: &OnnxError) -> StageError {
     StageError::Frame(FrameError::Segmenter { why: error.to_string() })
 }
 
@@ -360,7 +360,7 @@ impl Backend for TileBackend {
             }
             self.coarse.run(&[(map_shape(1, 3, tensors.size), &slot.input)], &mut outputs)
         })
-        .map_err(frame_error)
+        .map_err(|error| frame_error(&error))
     }
 
     fn select(&self, slot: &mut TileSlot, budget: PixelBudget) -> Result<(), StageError> {
@@ -400,7 +400,7 @@ impl Backend for TileBackend {
             [] => Ok(()),
             _ => self.run_fine(slot, plan, network),
         })
-        .map_err(frame_error)
+        .map_err(|error| frame_error(&error))
     }
 
     fn fuse(&self, slot: &mut TileSlot) -> Result<(), StageError> {
