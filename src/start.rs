@@ -97,7 +97,8 @@ fn start_tensorrt(plan: Plan, reason: String) -> Result<(Started, BackendFacts),
 }
 
 fn on_cuda(backend: CudaBackend, refines: bool, reason: String) -> (Started, BackendFacts) {
-    let refiner = if refines { "cuda (f32)" } else { "no refiner" }.to_owned();
+    let precision = backend.precision().name();
+    let refiner = if refines { format!("cuda ({precision})") } else { "no refiner".to_owned() };
     let (segmenter, device) = (backend.engine_name(), backend.device_name());
     (Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason })
 }

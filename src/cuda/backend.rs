@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use super::device::Device;
 use super::error::{CudaError, During};
 use super::front::{DeviceNormalisation, NON_FINITE, NON_FINITE_CELLS, SELECTED, SITES};
+use super::half::Precision;
 use super::host_segmenter::HostEngine;
 use super::launch::Launcher;
 use super::memory::{Allocator, Buffer, Number, Pinned};
-use super::network::Scene;
+use super::network::{NetworkBuffers, Scene};
 use super::segmenter::{DeviceEngine, Element, SegmentError};
 use super::slot::{CudaSlot, SlotBuffers, SlotSpec};
 use super::weights::{NetworkWeights, Uploader};
@@ -39,6 +40,7 @@ pub struct CudaBackend {
     /// Bits of the f32 in force.
     alpha: AtomicU32,
     deadline: Duration,
+    precision: Precision,
     device: Arc<Device>,
 }
 
@@ -92,12 +94,18 @@ pub(super) fn refiner_weights(plan: &Plan) -> Result<Option<(RefinerPlan, Refine
 }
 
 impl CudaBackend {
-    /// Opens the device and loads the networks of a plan; the dense one runs on the host.
+    /// Opens the device and loads the networks of a plan; the dense one runs on the host, the sparse one on tensor cores
+    /// where there are some.
     pub fn new(plan: Plan) -> Result<Self, BackendError> {
+        Self::with_precision(plan, None)
+    }
+
+    /// The same with a precision of the sparse network, if it is given.
+    pub fn with_precision(plan: Plan, precision: Option<Precision>) -> Result<Self, BackendError> {
         let device = Arc::new(Device::open()?);
         let segmenter = host_segmenter(&plan.segmenter, plan.threads)?;
         let engine = Arc::new(HostEngine::new(segmenter, device.context.clone()));
-        Self::with_engine(plan, device, engine)
+        Self::build(plan, device, engine, precision)
     }
 
     /// With a dense network that runs on the device.
@@ -106,6 +114,20 @@ impl CudaBackend {
         device: Arc<Device>,
         engine: Arc<dyn DeviceEngine>,
     ) -> Result<Self, BackendError> {
+        Self::build(plan, device, engine, None)
+    }
+
+    fn build(
+        plan: Plan,
+        device: Arc<Device>,
+        engine: Arc<dyn DeviceEngine>,
+        precision: Option<Precision>,
+    ) -> Result<Self, BackendError> {
+        let fastest = if device.has_tensor_cores() { Precision::Half } else { Precision::Single };
+        let precision = precision.unwrap_or(fastest);
+        if precision == Precision::Half && !device.has_tensor_cores() {
+            return Err(CudaError::NoTensorCores { device: device.name() }.into());
+        }
         if plan.segmenter.resize == Resize::Bilinear {
             return Err(CudaError::BilinearResize.into());
         }
@@ -114,7 +136,7 @@ impl CudaBackend {
         let stream = device.context.new_stream().during("a stream")?;
         let mut allocator = Allocator::new(&device.context);
         let launcher = Launcher { device: &device, stream: &stream };
-        let mut uploader = Uploader { allocator: &mut allocator, launcher: Some(&launcher) };
+        let mut uploader = Uploader { allocator: &mut allocator, launcher: Some(&launcher), precision };
         let refinement = match &weights {
             None => None,
             Some((refiner, weights)) => Some(Refinement {
@@ -134,6 +156,7 @@ impl CudaBackend {
             alpha: AtomicU32::new(plan.alpha.to_bits()),
             plan,
             deadline: DEADLINE,
+            precision,
             device,
         })
     }
@@ -141,6 +164,11 @@ impl CudaBackend {
     /// The device's name and architecture.
     pub fn device_name(&self) -> String {
         self.device.name()
+    }
+
+    /// How the sparse network computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// What runs the dense network.
@@ -160,6 +188,7 @@ impl CudaBackend {
             input: self.engine.input(),
             output: self.engine.output(),
             refiner_inputs: self.refinement.as_ref().map_or(0, |r| r.network.input_channels),
+            precision: self.precision,
         })
     }
 
@@ -341,7 +370,15 @@ impl Backend for CudaBackend {
             launcher.build_levels(&mut buffers.levels, active, sums, counters)?;
             let scene = refinement.scene(&buffers.rgb, &buffers.tables, logits);
             let features = buffers.features.as_mut().expect("a refiner has feature rows");
-            launcher.refine(&refinement.network, &scene, &buffers.levels, features, counters)
+            let network = &refinement.network;
+            match features {
+                NetworkBuffers::Single(features) => {
+                    launcher.refine(network, &scene, &buffers.levels, features, counters)
+                }
+                NetworkBuffers::Half(features) => {
+                    launcher.refine_half(network, &scene, &buffers.levels, features, counters)
+                }
+            }
         })
     }
 
@@ -357,7 +394,7 @@ impl Backend for CudaBackend {
                 refinement.network.classes,
                 &scene,
                 &buffers.levels[0],
-                features,
+                features.logits(),
                 &self.label_of_channel,
                 &mut buffers.labels,
                 &buffers.counters,
@@ -418,7 +455,62 @@ impl Refinement {
     }
 }
 
+/// What the sparse network and the fusion made of a frame.
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    /// Row and column of each refined pixel, row-major.
+    pub sites: Vec<(u16, u16)>,
+    /// Logits of the sparse network, `[sites][classes]`.
+    pub refined: Vec<f32>,
+    /// Logits after gate and fuser, `[sites][classes]`.
+    pub fused: Vec<f32>,
+}
+
 impl CudaBackend {
+    /// Looks into the slot's last frame, once it has been fused: for tests and for looking for faults on a device.
+    pub fn inspect(&self, slot: &mut CudaSlot) -> Result<Inspection, StageError> {
+        let Some(refinement) = &self.refinement else { return Ok(Inspection::default()) };
+        let look = |slot: &mut CudaSlot| -> Result<Inspection, CudaError> {
+            self.device.context.bind_to_thread().during("binding the context")?;
+            let logits = slot.buffers.logits();
+            let launcher = Launcher { device: &self.device, stream: &slot.stream };
+            let SlotBuffers { rgb, tables, levels, features, labels, counters, .. } = &mut slot.buffers;
+            let finest = &levels[0];
+            let refined = features.as_ref().expect("a refiner has feature rows").logits();
+            let values = finest.capacity * self.classes();
+            let mut allocator = Allocator::new(&self.device.context);
+            let mut fused = allocator.buffer("inspection", values)?;
+            let scene = refinement.scene(rgb, tables, logits);
+            let (gate, classes) = (&refinement.network.gate, self.classes());
+            let of = &self.label_of_channel;
+            launcher.gate_fuse(
+                gate,
+                classes,
+                &scene,
+                finest,
+                refined,
+                of,
+                labels,
+                counters,
+                Some(&mut fused),
+            )?;
+            let mut count = allocator.pinned(counters.len(), false)?;
+            let mut sites = allocator.pinned::<u32>(finest.capacity, false)?;
+            let mut logits =
+                [allocator.pinned::<f32>(values, false)?, allocator.pinned::<f32>(values, false)?];
+            launcher.download(counters, &mut count, counters.len())?;
+            launcher.download(&finest.sites, &mut sites, finest.capacity)?;
+            launcher.download(refined, &mut logits[0], values)?;
+            launcher.download(&fused, &mut logits[1], values)?;
+            slot.stream.synchronize().during("inspecting a slot")?;
+            let count = count.as_slice()[SITES] as usize;
+            let place = |site: &u32| ((site >> 16) as u16, (site & 0xffff) as u16);
+            let [refined, fused] = logits.map(|logits| logits.as_slice()[..count * classes].to_vec());
+            Ok(Inspection { sites: sites.as_slice()[..count].iter().map(place).collect(), refined, fused })
+        };
+        look(slot).map_err(lost("inspect"))
+    }
+
     /// Enqueues the dense network. A frame it refuses is an outcome, a lost device is not.
     #[allow(unsafe_code, reason = "addresses for the engine")]
     fn enqueue_network(&self, slot: &mut CudaSlot) -> Result<(), StageError> {

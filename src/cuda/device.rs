@@ -60,8 +60,8 @@ impl Device {
         format!("{} (sm_{})", self.name, self.capability)
     }
 
-    /// Whether the tensor-core kernels run here.
-    pub fn has_async_copies(&self) -> bool {
+    /// Whether the tensor-core kernels run here: they need asynchronous copies, sm_80.
+    pub fn has_tensor_cores(&self) -> bool {
         self.capability >= 80
     }
 

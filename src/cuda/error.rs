@@ -28,6 +28,8 @@ pub enum CudaError {
     Hung { seconds: u64 },
     #[error("the dense network cannot be prepared: {why}")]
     Segmenter { why: String },
+    #[error("half precision needs sm_80 or newer, this is {device}: use f32")]
+    NoTensorCores { device: String },
     #[error("resize = \"bilinear\" is not on CUDA yet: use resize = \"area\", or --backend cpu")]
     BilinearResize,
 }

@@ -4,20 +4,25 @@ mod axis;
 mod backend;
 mod device;
 mod error;
+mod footprint;
 mod front;
+mod half;
 mod host_segmenter;
 mod launch;
 mod levels;
 mod memory;
 mod modules;
 mod network;
+mod network_half;
 pub mod segmenter;
 mod slot;
 mod weights;
 
-pub use backend::CudaBackend;
+pub use backend::{CudaBackend, Inspection};
 pub use device::Device;
 pub use error::CudaError;
+pub use footprint::Footprint;
+pub use half::Precision;
 pub use modules::{cache_dir, compile};
 pub use segmenter::{
     DeviceAddress, DeviceEngine, DeviceSegmenter, DeviceTensor, Element, SegmentError, StreamHandle,

@@ -19,6 +19,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("pixels.cu", include_str!("kernels/pixels.cu")),
     ("select.cu", include_str!("kernels/select.cu")),
     ("sites.cu", include_str!("kernels/sites.cu")),
+    ("tensor_cores.cu", include_str!("kernels/tensor_cores.cu")),
 ];
 
 /// `--fmad=false`: selection, resize and entropy round each operation as the CPU does. The networks ask for fused

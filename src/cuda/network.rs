@@ -5,7 +5,8 @@ use super::error::CudaError;
 use super::front::{COUNTERS, CoarseTables, DeviceNormalisation, LogitsAt};
 use super::launch::{Args, Launcher, Shape};
 use super::levels::{LevelBuffers, level_sizes};
-use super::memory::{Allocator, Buffer};
+use super::memory::{Allocator, Buffer, Number};
+use super::network_half::HalfBuffers;
 use super::weights::{Affine, Block, Convolution, GateWeights, NetworkWeights};
 use crate::types::Size;
 
@@ -14,13 +15,42 @@ const GATE_BLOCK: u32 = 128;
 
 /// Where the inputs of an output site are: `GATHER_*` of `network.cu`.
 #[derive(Clone, Copy)]
-enum Gather<'a> {
+pub(super) enum Gather<'a> {
     /// At the same index.
     Same,
     /// By tap.
     Nine(&'a Buffer<u32>),
     /// By slot and parity.
     Up(&'a Buffer<u32>),
+}
+
+impl Gather<'_> {
+    /// Number in the kernels.
+    pub(super) fn number(&self) -> u32 {
+        match self {
+            Self::Same => 0,
+            Self::Nine(_) => 1,
+            Self::Up(_) => 2,
+        }
+    }
+
+    /// Address of the map, checked against the sites and taps it is for.
+    pub(super) fn map(&self, capacity: usize, taps: usize) -> u64 {
+        match self {
+            Self::Same => {
+                assert_eq!(taps, 1);
+                0
+            }
+            Self::Nine(map) => {
+                assert!(taps == 9 && map.len() == 9 * capacity);
+                map.address()
+            }
+            Self::Up(map) => {
+                assert!(taps == 9 && map.len() == 4 * capacity);
+                map.address()
+            }
+        }
+    }
 }
 
 /// What happens to a sum: `STORE`, `RELU`, `ADD` of `network.cu`.
@@ -40,7 +70,7 @@ pub(super) struct FeatureBuffers {
     /// A block's first output; the way up.
     hidden: Buffer<f32>,
     /// Skip and upsampled side by side; before that the network's input, after it the refined logits.
-    concat: Buffer<f32>,
+    pub(super) concat: Buffer<f32>,
 }
 
 impl FeatureBuffers {
@@ -70,10 +100,10 @@ impl FeatureBuffers {
 
 /// What a pass over the sites of one level needs to know.
 #[derive(Clone, Copy)]
-struct At<'a> {
-    level: &'a LevelBuffers,
-    index: usize,
-    counters: &'a Buffer<u32>,
+pub(super) struct At<'a> {
+    pub(super) level: &'a LevelBuffers,
+    pub(super) index: usize,
+    pub(super) counters: &'a Buffer<u32>,
 }
 
 /// The image side of a refinement.
@@ -98,7 +128,7 @@ impl Launcher<'_> {
     ) -> Result<(), CudaError> {
         let FeatureBuffers { features, activated, hidden, concat } = buffers;
         let at = |index: usize| At { level: &levels[index], index, counters };
-        self.site_features(at(0), scene, network, concat)?;
+        self.site_features(at(0), scene, network, network.input_channels, concat, false)?;
         let neighbours = Gather::Nine(&levels[0].neighbours);
         self.convolve(at(0), &network.stem, neighbours, concat, &mut features[0], Finish::Store)?;
         for (i, level) in network.levels.iter().enumerate() {
@@ -189,24 +219,28 @@ impl Launcher<'_> {
         self.convolve(at, &block.conv2, neighbours, hidden, x, Finish::Add)
     }
 
-    fn site_features(
+    /// The network's input: rows of `pitch` floats or halves.
+    pub(super) fn site_features<T: Number>(
         &self,
         at: At<'_>,
         scene: &Scene<'_>,
         network: &NetworkWeights,
-        out: &mut Buffer<f32>,
+        pitch: usize,
+        out: &mut Buffer<T>,
+        halves: bool,
     ) -> Result<(), CudaError> {
         let Scene { rgb, normalisation, logits, tables, probabilities } = scene;
-        let pitch = network.input_channels;
         let classes = if *probabilities { network.classes } else { 0 };
-        assert_eq!(pitch, 3 + classes);
+        assert!(pitch >= 3 + classes && size_of::<T>() == if halves { 2 } else { 4 });
         assert!(out.len() >= at.level.capacity * pitch && rgb.len() == tables.camera.pixels() * 3);
         assert!(logits.len >= network.classes * tables.grid.pixels() && normalisation.values.len() == 6);
         let mut args = Args::new();
         args.buffer(&at.level.sites).buffer(at.counters).number(at.level.capacity).buffer(rgb);
         args.number(tables.camera.width).buffer(&normalisation.values).number(normalisation.reversed);
         coarse_args(&mut args, *logits, tables);
-        args.number(classes).number(pitch).buffer(out).address(0);
+        let address = out.address();
+        args.number(classes).number(pitch).address(if halves { 0 } else { address });
+        args.address(if halves { address } else { 0 });
         // SAFETY: sites lie in the camera image, whose rows and columns the tables map into the grid.
         unsafe { self.launch("site_features", self.over(at.level.capacity), &mut args) }
     }
@@ -264,31 +298,21 @@ impl Launcher<'_> {
         let padded = Convolution::padded(conv.outputs);
         assert!(output.len() >= capacity * conv.outputs && at.counters.len() >= COUNTERS);
         assert_eq!((conv.weights.len(), conv.bias.len()), (conv.taps * conv.inputs * padded, padded));
-        let (number, map) = match gather {
-            Gather::Same => {
-                assert!(conv.taps == 1 && input.len() >= capacity * conv.inputs);
-                (0, 0)
-            }
-            Gather::Nine(map) => {
-                assert!(conv.taps == 9 && map.len() == 9 * capacity);
-                (1, map.address())
-            }
-            Gather::Up(map) => {
-                assert!(conv.taps == 9 && map.len() == 4 * capacity);
-                (2, map.address())
-            }
-        };
+        if matches!(gather, Gather::Same) {
+            assert!(input.len() >= capacity * conv.inputs);
+        }
+        let map = gather.map(capacity, conv.taps);
         let mut args = Args::new();
         args.buffer(input).address(map).number(capacity).buffer(&at.level.sites).buffer(at.counters);
         args.number(at.index).number(capacity).buffer(&conv.weights).buffer(&conv.bias).buffer(output);
-        args.number(conv.inputs).number(conv.outputs).number(number).number(finish as u32);
+        args.number(conv.inputs).number(conv.outputs).number(gather.number()).number(finish as u32);
         let work = capacity * (padded / super::weights::GROUP);
         // SAFETY: outputs, weights and map have the lengths checked above; the map names sites of the input's level,
         // whose rows the feature buffers hold up to that level's capacity.
         unsafe { self.launch("conv_f32", self.over(work), &mut args) }
     }
 
-    /// Gate, argmax and scatter of the refined logits in `buffers.concat`; `fused` gets the fused logits if given.
+    /// Gate, argmax and scatter of the refined logits `[sites][classes]`; `fused` gets the fused logits if given.
     #[allow(clippy::too_many_arguments, reason = "the last stage meets everything")]
     pub(super) fn gate_fuse(
         &self,
@@ -296,7 +320,7 @@ impl Launcher<'_> {
         classes: usize,
         scene: &Scene<'_>,
         finest: &LevelBuffers,
-        buffers: &FeatureBuffers,
+        refined: &Buffer<f32>,
         label_of_channel: &Buffer<u8>,
         labels: &mut Buffer<u8>,
         counters: &Buffer<u32>,
@@ -309,12 +333,12 @@ impl Launcher<'_> {
         assert_eq!(sizes(&gate.gate[1]), (2 * hidden, 2));
         assert_eq!(sizes(&gate.fuser[0]), (classes * hidden, hidden));
         assert_eq!(sizes(&gate.fuser[1]), (classes * hidden, classes));
-        assert!(buffers.concat.len() >= finest.capacity * classes && label_of_channel.len() == 256);
+        assert!(refined.len() >= finest.capacity * classes && label_of_channel.len() == 256);
         assert_eq!(labels.len(), tables.camera.pixels());
         let mut args = Args::new();
         args.buffer(&finest.sites).buffer(counters).number(finest.capacity);
         coarse_args(&mut args, scene.logits, tables);
-        args.buffer(&buffers.concat).number(classes);
+        args.buffer(refined).number(classes);
         for (weights, bias) in gate.gate.iter().chain(&gate.fuser) {
             args.buffer(weights).buffer(bias);
         }
@@ -336,4 +360,20 @@ fn coarse_args(args: &mut Args, logits: LogitsAt, tables: &CoarseTables) {
         .number(tables.grid.width)
         .number(tables.bilinear);
     args.buffer(&tables.cells[0]).buffer(&tables.cells[1]).buffer(&tables.taps[0]).buffer(&tables.taps[1]);
+}
+
+/// Feature rows in either precision.
+pub(super) enum NetworkBuffers {
+    Single(FeatureBuffers),
+    Half(HalfBuffers),
+}
+
+impl NetworkBuffers {
+    /// Refined logits of the last run.
+    pub(super) fn logits(&self) -> &Buffer<f32> {
+        match self {
+            Self::Single(buffers) => &buffers.concat,
+            Self::Half(buffers) => &buffers.wide,
+        }
+    }
 }

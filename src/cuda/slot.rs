@@ -8,10 +8,12 @@ use super::axis::{Lattice, taps};
 use super::device::Device;
 use super::error::{CudaError, During};
 use super::front::{BINS, COUNTERS, CoarseTables, LatticeBuffers, LogitsAt, TIES_BLOCK};
+use super::half::Precision;
 use super::launch::Launcher;
 use super::levels::LevelBuffers;
 use super::memory::{Allocator, Buffer, Pinned};
-use super::network::FeatureBuffers;
+use super::network::{FeatureBuffers, NetworkBuffers};
+use super::network_half::HalfBuffers;
 use super::segmenter::{DeviceSegmenter, DeviceTensor, Element};
 use super::weights::Uploader;
 use crate::bundle::manifest::Upsample;
@@ -28,6 +30,7 @@ pub(super) struct SlotSpec<'a> {
     pub(super) output: DeviceTensor,
     /// Channels of the refiner's input, where there is a refiner.
     pub(super) refiner_inputs: usize,
+    pub(super) precision: Precision,
 }
 
 impl SlotSpec<'_> {
@@ -65,7 +68,7 @@ pub(super) struct SlotBuffers {
     pub(super) bins: Buffer<u32>,
     pub(super) block_sums: Buffer<u32>,
     pub(super) levels: Vec<LevelBuffers>,
-    pub(super) features: Option<FeatureBuffers>,
+    pub(super) features: Option<NetworkBuffers>,
     pub(super) labels: Buffer<u8>,
     pub(super) pinned_labels: Pinned<u8>,
     /// Coarse labels or the refined mask on their way out.
@@ -79,7 +82,7 @@ impl SlotBuffers {
         launcher: Option<&Launcher<'_>>,
         spec: &SlotSpec<'_>,
     ) -> Result<Self, CudaError> {
-        let SlotSpec { plan, camera, geometry, input, output, refiner_inputs } = spec;
+        let SlotSpec { plan, camera, geometry, input, output, refiner_inputs, precision } = spec;
         let (grid, classes) = (plan.selection_grid(), plan.classes.len());
         let geometry = geometry.with_grid(grid);
         let lattice = Lattice::new(&geometry, plan.upsample);
@@ -89,7 +92,7 @@ impl SlotBuffers {
         let halves = output.element == Element::F16;
         let capacity = plan.capacity(*camera) as usize;
 
-        let mut uploader = Uploader { allocator, launcher };
+        let mut uploader = Uploader { allocator, launcher, precision: *precision };
         let mut table = |values: &[u32]| uploader.put("tables", values);
         let [starts_y, starts_x] = &lattice.starts;
         let [cells_y, cells_x] = &lattice.cells;
@@ -118,14 +121,15 @@ impl SlotBuffers {
         let mut features = None;
         if let Some(refiner) = &plan.refiner {
             levels = LevelBuffers::all(allocator, canvas, capacity, refiner.planes.len())?;
-            features = Some(FeatureBuffers::new(
-                allocator,
-                canvas,
-                capacity,
-                &refiner.planes,
-                *refiner_inputs,
-                classes,
-            )?);
+            let (planes, inputs) = (&refiner.planes, *refiner_inputs);
+            features = Some(match precision {
+                Precision::Single => NetworkBuffers::Single(FeatureBuffers::new(
+                    allocator, canvas, capacity, planes, inputs, classes,
+                )?),
+                Precision::Half => NetworkBuffers::Half(HalfBuffers::new(
+                    allocator, canvas, capacity, planes, inputs, classes,
+                )?),
+            });
         }
         let blocks = levels.iter().map(LevelBuffers::blocks).max().unwrap_or(0);
         let wanted = |wanted: bool, len: usize| if wanted { len } else { 0 };

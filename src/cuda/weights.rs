@@ -1,12 +1,18 @@
 //! The refiner's weights as the kernels want them, uploaded once.
 
 use super::error::CudaError;
+use super::half::{Precision, half_bits};
 use super::launch::Launcher;
 use super::memory::{Allocator, Buffer, Number};
 use crate::bundle::refiner::{BatchNorm, HIDDEN, Kernel, Linear, RefinerWeights, Residual, Strided};
 
 /// Output channels of one thread, `GROUP` of `network.cu`.
 pub(super) const GROUP: usize = 8;
+
+/// Tile sizes of `tensor_cores.cu`: channels of a chunk, halves of depth per step, outputs per column tile.
+pub(super) const CHUNK: usize = 16;
+const DEPTH: usize = 32;
+pub(super) const TILE_OUTPUTS: usize = 32;
 
 /// Added to the variance of a normalisation, METHODS 1.2.
 const EPSILON: f32 = 1e-5;
@@ -15,6 +21,8 @@ const EPSILON: f32 = 1e-5;
 pub(super) struct Uploader<'a> {
     pub(super) allocator: &'a mut Allocator,
     pub(super) launcher: Option<&'a Launcher<'a>>,
+    /// How convolutions run.
+    pub(super) precision: Precision,
 }
 
 impl Uploader<'_> {
@@ -58,11 +66,38 @@ pub(super) struct Convolution {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) taps: usize,
+    /// `[tap][in][padded out]`; empty where the halves are used.
     pub(super) weights: Buffer<f32>,
     pub(super) bias: Buffer<f32>,
+    /// For tensor cores, `conv_f16` of `tensor_cores.cu` says how they lie.
+    pub(super) halves: Option<Buffer<u16>>,
+}
+
+/// Weights `[tap][in][out]` as `[column tile][step][TILE_OUTPUTS][DEPTH]` halves, zeros where there is no channel.
+fn tensor_core_weights((inputs, outputs): (usize, usize), taps: usize, values: &[f32]) -> Vec<u16> {
+    let chunks = inputs.div_ceil(CHUNK);
+    let steps = (taps * chunks).div_ceil(2);
+    let mut packed = vec![0; outputs.div_ceil(TILE_OUTPUTS) * steps * TILE_OUTPUTS * DEPTH];
+    for out in 0..outputs {
+        let (tile, row) = (out / TILE_OUTPUTS, out % TILE_OUTPUTS);
+        for tap in 0..taps {
+            for input in 0..inputs {
+                let chunk = tap * chunks + input / CHUNK;
+                let (step, depth) = (chunk / 2, chunk % 2 * CHUNK + input % CHUNK);
+                packed[((tile * steps + step) * TILE_OUTPUTS + row) * DEPTH + depth] =
+                    half_bits(values[(tap * inputs + input) * outputs + out]);
+            }
+        }
+    }
+    packed
 }
 
 impl Convolution {
+    /// Half-precision chunks of an input row.
+    pub(super) fn chunks(&self) -> usize {
+        self.inputs.div_ceil(CHUNK)
+    }
+
     /// Outputs rounded up to whole groups.
     pub(super) fn padded(outputs: usize) -> usize {
         outputs.next_multiple_of(GROUP)
@@ -76,7 +111,8 @@ impl Convolution {
         fold: impl Fn(usize) -> (f32, f32),
     ) -> Result<Self, CudaError> {
         let rows = values.len() / outputs;
-        let padded = Self::padded(outputs);
+        let half = uploader.precision == Precision::Half;
+        let padded = if half { outputs.next_multiple_of(TILE_OUTPUTS) } else { Self::padded(outputs) };
         let mut weights = vec![0.0; rows * padded];
         let mut bias = vec![0.0; padded];
         for out in 0..outputs {
@@ -86,8 +122,16 @@ impl Convolution {
                 weights[row * padded + out] = values[row * outputs + out] * scale;
             }
         }
+        let taps = rows / inputs;
+        let mut halves = None;
+        if half {
+            let folded: Vec<f32> =
+                weights.chunks_exact(padded).flat_map(|row| &row[..outputs]).copied().collect();
+            halves = Some(uploader.put("weights", &tensor_core_weights((inputs, outputs), taps, &folded))?);
+            weights.clear();
+        }
         let (weights, bias) = (uploader.put("weights", &weights)?, uploader.put("weights", &bias)?);
-        Ok(Self { inputs, outputs, taps: rows / inputs, weights, bias })
+        Ok(Self { inputs, outputs, taps, weights, bias, halves })
     }
 
     fn plain(uploader: &mut Uploader<'_>, kernel: &Kernel) -> Result<Self, CudaError> {

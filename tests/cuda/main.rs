@@ -9,12 +9,13 @@ mod support;
 mod cases;
 mod device_engine;
 mod faults;
+mod logits;
 
 use std::path::Path;
 
 use cases::{Case, Noise};
 use sparse_refine::cpu::CpuBackend;
-use sparse_refine::cuda::CudaBackend;
+use sparse_refine::cuda::{CudaBackend, Precision};
 use sparse_refine::pipeline::{
     Admission, Backend, Extras, FrameOutputs, Payload, PixelBudget, RunSettings, process, run,
 };
@@ -31,7 +32,7 @@ pub(crate) fn wanted() -> bool {
     wanted
 }
 
-fn frame<'a>(size: Size, format: PixelFormat, step: usize, data: &'a [u8]) -> Frame<'a> {
+pub(crate) fn frame<'a>(size: Size, format: PixelFormat, step: usize, data: &'a [u8]) -> Frame<'a> {
     let frame = Frame { camera: CameraId(0), stamp: Stamp::default(), size, format, step, data };
     frame.check().unwrap();
     frame
@@ -219,9 +220,14 @@ fn a_frame_the_network_refuses_is_an_outcome_and_the_next_is_whole() {
     }
 }
 
+/// The CUDA backend in one of its precisions.
+pub(crate) fn cuda(case: &Case, precision: Precision) -> CudaBackend {
+    CudaBackend::with_precision(case.plan.clone(), Some(precision)).unwrap()
+}
+
 /// Backends of a plan; for the other test files.
 pub(crate) fn backends(case: &Case) -> (CpuBackend, CudaBackend) {
-    (CpuBackend::new(case.plan.clone()).unwrap(), CudaBackend::new(case.plan.clone()).unwrap())
+    (CpuBackend::new(case.plan.clone()).unwrap(), cuda(case, Precision::Single))
 }
 
 pub(crate) fn repository() -> &'static Path {

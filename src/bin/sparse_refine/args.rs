@@ -246,6 +246,9 @@ pub(crate) struct DoctorArgs {
     /// Also check this model bundle.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
+    /// Print what a camera of this size takes on a CUDA device with the model: memory, sites, launches.
+    #[arg(long, value_name = "WxH", requires = "model")]
+    pub(crate) plan: Option<Size>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -10,6 +10,7 @@ use sparse_refine::tensorrt::{Probe, Settings, Step, built_for, probe};
 use sparse_refine::types::Mode;
 
 use crate::args::DoctorArgs;
+use crate::device_plan::device_plan;
 use crate::exit::Failure;
 
 struct Finding {
@@ -52,19 +53,25 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
         };
         findings.push(Finding { what: "model", works, says });
     }
+    let plan = match (&args.model, args.plan) {
+        (Some(model), Some(camera)) if failure.is_none() => Some(device_plan(model, camera)?),
+        _ => None,
+    };
     if json {
         let entry = |f: &Finding| json!({ "what": f.what, "works": f.works, "says": f.says });
         crate::print(
             &json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "findings": findings.iter().map(entry).collect::<Vec<_>>(),
+                "cuda_plan": plan.map(|(_, value)| value),
             })
             .to_string(),
         );
     } else {
         let line =
             |f: &Finding| format!("{:<10} {:<4} {}\n", f.what, if f.works { "yes" } else { "no" }, f.says);
-        crate::print(&findings.iter().map(line).collect::<String>());
+        let plan = plan.map_or(String::new(), |(text, _)| text);
+        crate::print(&(findings.iter().map(line).collect::<String>() + &plan));
     }
     failure.map_or(Ok(()), Err)
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod device_plan;
 mod doctor;
 mod engine;
 mod exit;

@@ -104,6 +104,7 @@ enum State : uint8_t { kFresh, kReady, kAtBlockBarrier, kAtWarp, kDone };
 struct AsyncCopy {
     void* dst;
     const void* src;
+    unsigned group;  // how many groups its thread had committed when it was issued
 };
 
 struct Thread {
@@ -117,6 +118,7 @@ struct Thread {
     uint64_t warp_value;                  // what it brings to that intrinsic
     uint64_t snapshot[32];                // every lane's value, when the intrinsic completes
     std::vector<AsyncCopy> async_copies;  // cp.async issued and not yet waited for
+    unsigned async_groups;                // committed by this thread
 #ifdef SIMT_TSAN
     void* tsan_fiber = nullptr;
 #endif

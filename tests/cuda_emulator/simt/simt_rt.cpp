@@ -200,6 +200,7 @@ void run_block(Block* b) {
         t.id = i;
         t.state = kFresh;
         t.async_copies.clear();
+        t.async_groups = 0;
         t.tid = make_uint3(i % b->bdim.x, i / b->bdim.x % b->bdim.y, i / (b->bdim.x * b->bdim.y));
     }
     for (unsigned i = n; i--;) b->ready.push_back(i);
