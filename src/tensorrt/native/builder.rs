@@ -19,6 +19,8 @@ const TENSORS: i32 = 5;
 const UNSUPPORTED: i32 = 6;
 const CAPABILITY: i32 = 8;
 
+/// A log that holds so much of a reason's beginning holds the reason.
+const REPEATED_CHARS: usize = 40;
 /// Room for a reason.
 const ERROR_BYTES: usize = 512;
 
@@ -101,8 +103,12 @@ pub fn build(
         }
         return Ok(Plan { engine, timing_cache: watch.timing_cache });
     }
-    let reason = CStr::from_bytes_until_nul(&error).unwrap_or_default().to_string_lossy().into_owned();
-    let log = format!("{reason}: {}", log.take());
+    let reason = CStr::from_bytes_until_nul(&error).unwrap_or_default().to_string_lossy();
+    let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    // The parser logs its reason too.
+    let start: String = reason.chars().take(REPEATED_CHARS).collect();
+    let log = log.take();
+    let log = if log.contains(&start) { log } else { format!("{reason}: {log}") };
     Err(match stage {
         PARSE | CREATE_PARSER => TensorRtError::Parser { log, path: path.into() },
         UNSUPPORTED => TensorRtError::NoPrecisionFlags {
