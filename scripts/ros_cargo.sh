@@ -8,5 +8,5 @@ build=${SPARSE_REFINE_ROS_BUILD:-$PWD/.ros/build}
 stage=$(cat "$build/stage_path")
 unset CMAKE_PREFIX_PATH
 export AMENT_PREFIX_PATH=$stage:$AMENT_PREFIX_PATH LD_LIBRARY_PATH=$stage/lib:${LD_LIBRARY_PATH-}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$build/cargo}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 exec cargo "$@"

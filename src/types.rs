@@ -420,6 +420,13 @@ pub struct FrameReport {
     pub stages: StageTimes,
 }
 
+impl FrameReport {
+    /// Whether the time budget left none of the selected pixels to the refiner.
+    pub fn is_coarse_only(&self) -> bool {
+        self.mode == Mode::Refined && self.pixels_dropped > 0 && self.pixels_refined == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

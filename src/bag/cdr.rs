@@ -164,12 +164,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-struct Writer<'a> {
+/// Writes the fields of one message, little-endian.
+pub(super) struct Writer<'a> {
     cdr: &'a mut Vec<u8>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(cdr: &'a mut Vec<u8>) -> Self {
+    /// Begins a message in `cdr`, whose contents go.
+    pub(super) fn new(cdr: &'a mut Vec<u8>) -> Self {
         cdr.clear();
         cdr.extend_from_slice(&LITTLE_ENDIAN);
         Self { cdr }
@@ -179,10 +181,23 @@ impl<'a> Writer<'a> {
         self.cdr.push(value);
     }
 
-    fn u32(&mut self, value: u32) {
-        // The encapsulation is four bytes, so that alignment from the buffer's start is the same.
-        self.cdr.resize(self.cdr.len().next_multiple_of(4), 0);
-        self.cdr.extend_from_slice(&value.to_le_bytes());
+    /// Alignment counts from the end of the encapsulation.
+    fn aligned<const N: usize>(&mut self, bytes: [u8; N]) {
+        let body = self.cdr.len() - LITTLE_ENDIAN.len();
+        self.cdr.resize(LITTLE_ENDIAN.len() + body.next_multiple_of(N), 0);
+        self.cdr.extend_from_slice(&bytes);
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.aligned(value.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, value: u64) {
+        self.aligned(value.to_le_bytes());
+    }
+
+    pub(super) fn f32(&mut self, value: f32) {
+        self.aligned(value.to_le_bytes());
     }
 
     fn length(&mut self, count: usize) {
@@ -194,13 +209,13 @@ impl<'a> Writer<'a> {
         self.cdr.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.length(text.len() + 1);
         self.cdr.extend_from_slice(text.as_bytes());
         self.cdr.push(0);
     }
 
-    fn header(&mut self, stamp: Stamp, frame_id: &str) {
+    pub(super) fn header(&mut self, stamp: Stamp, frame_id: &str) {
         self.u32(stamp.sec.cast_unsigned());
         self.u32(stamp.nanosec);
         self.text(frame_id);

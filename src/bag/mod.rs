@@ -8,6 +8,7 @@ pub mod decode;
 pub mod definitions;
 pub mod error;
 mod folder;
+pub mod frame_timing;
 pub mod label_info;
 mod mcap;
 mod sqlite;

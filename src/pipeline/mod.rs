@@ -2,13 +2,17 @@
 
 mod backend;
 mod budget;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
 mod mailbox;
 mod run;
+mod stamps;
 
 pub use backend::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 pub use budget::DeadlineBudget;
 pub use mailbox::{Admission, Mailboxes};
 pub use run::{Outcome, Payload, RunError, RunSettings, Wanted, run, serve};
+pub use stamps::{StampGaps, Step};
 
 use crate::types::{Frame, Mode};
 

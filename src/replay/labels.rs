@@ -1,19 +1,21 @@
-//! The labels as a rosbag2 of their own: one label topic per camera, and the class names, latched.
+//! The labels as a rosbag2 of their own: for each camera labels, timing and, latched, the class names; topics and bytes
+//! are the live node's.
 
 use std::path::Path;
 
 use crate::bag::BagError;
 use crate::bag::cdr::{ImageMsg, write_string};
 use crate::bag::definitions::{IMAGE, Qos, STRING};
+use crate::bag::frame_timing::{FRAME_TIMING, FrameTiming};
 use crate::bag::label_info::label_info;
 use crate::bag::write::{BagWriter, Compression, TopicId};
-use crate::types::{ClassInfo, FrameReport, LabelImage};
+use crate::types::{ClassInfo, LabelImage};
 
 /// Writes labels as they come.
 pub(super) struct LabelBag {
     writer: BagWriter,
-    /// Label topic of each camera.
-    topics: Vec<TopicId>,
+    /// Label and timing topic of each camera.
+    topics: Vec<[TopicId; 2]>,
     /// Class names wait for the first log time.
     info: Option<(Vec<TopicId>, String)>,
     cdr: Vec<u8>,
@@ -27,19 +29,20 @@ impl LabelBag {
         let mut infos = Vec::new();
         for name in names {
             let output = format!("/sparse_refine/output/{name}");
-            topics.push(writer.add_topic(&format!("{output}/label"), &IMAGE, Qos::Reliable)?);
+            let label = writer.add_topic(&format!("{output}/label"), &IMAGE, Qos::Reliable)?;
+            let timing = format!("/sparse_refine/debug/{name}/timing");
+            topics.push([label, writer.add_topic(&timing, &FRAME_TIMING, Qos::Reliable)?]);
             infos.push(writer.add_topic(&format!("{output}/label_info_json"), &STRING, Qos::Latched)?);
         }
         Ok(Self { writer, topics, info: Some((infos, label_info(classes))), cdr: Vec::new() })
     }
 
-    /// Appends the labels of a frame, with the frame's own header.
+    /// Appends the labels of a frame, with the frame's own header, and what it cost.
     pub(super) fn write(
         &mut self,
         camera: usize,
-        report: &FrameReport,
-        frame_id: &str,
         labels: &LabelImage,
+        timing: &FrameTiming<'_>,
         log_time_ns: i64,
     ) -> Result<(), BagError> {
         if let Some((topics, info)) = self.info.take() {
@@ -49,8 +52,8 @@ impl LabelBag {
             }
         }
         let message = ImageMsg {
-            stamp: report.stamp,
-            frame_id,
+            stamp: timing.stamp,
+            frame_id: timing.frame_id,
             size: labels.size,
             encoding: "mono8",
             is_bigendian: false,
@@ -58,7 +61,10 @@ impl LabelBag {
             data: &labels.data,
         };
         message.write(&mut self.cdr);
-        self.writer.write(self.topics[camera], log_time_ns, &self.cdr)
+        let [label_topic, timing_topic] = self.topics[camera];
+        self.writer.write(label_topic, log_time_ns, &self.cdr)?;
+        timing.write(&mut self.cdr);
+        self.writer.write(timing_topic, log_time_ns, &self.cdr)
     }
 
     /// Completes the bag.

@@ -12,6 +12,7 @@ use std::time::Instant;
 pub use compare::{LABEL_BAG, write_comparison};
 pub use labels::camera_names;
 
+use crate::bag::frame_timing::{Counters, FrameTiming};
 use crate::bag::topics::camera_topics;
 use crate::bag::{Bag, BagError};
 use crate::eval::{
@@ -19,7 +20,8 @@ use crate::eval::{
     Summary,
 };
 use crate::pipeline::{
-    self, Admission, Backend, Extras, FrameOutputs, Outcome, RunError, RunSettings, StageError,
+    self, Admission, Backend, Extras, FrameOutputs, Outcome, RunError, RunSettings, StageError, StampGaps,
+    Step,
 };
 use crate::plan::{Geometry, Plan};
 use crate::types::{BackendFacts, FrameReport, LabelImage, Mode};
@@ -128,6 +130,8 @@ pub fn replay<B: Backend>(
         label_bag,
         former,
         comparison: options.against.as_ref().map(|_| Comparison::new(options.panels)),
+        counts: cameras.iter().map(|_| Count::default()).collect(),
+        options,
         panels: Vec::new(),
         panel_every: panel_interval(total, options.panels),
         panel_count: options.panels,
@@ -232,6 +236,28 @@ fn panel_interval(total: Option<u64>, panels: usize) -> u64 {
     total.map_or(1, |total| total / (panels.max(1) as u64)).max(1)
 }
 
+/// Frames of one camera, counted as the live node counts them.
+#[derive(Default)]
+struct Count {
+    stamps: StampGaps,
+    counters: Counters,
+}
+
+impl Count {
+    fn add(&mut self, payload: &Recorded, labelled: bool) {
+        let Counters { received, labelled: labels, rejected, stamp_gaps, time_jumps, .. } =
+            &mut self.counters;
+        *received += 1;
+        *if labelled { labels } else { rejected } += 1;
+        if let Some((stamp, _)) = payload.header() {
+            match self.stamps.step(stamp) {
+                Step::Forward(missing) => *stamp_gaps += missing,
+                Step::Backward => *time_jumps += 1,
+            }
+        }
+    }
+}
+
 /// Takes finished frames in: scores, rows, pictures, label bag.
 struct Sink<'a> {
     plan: &'a Plan,
@@ -241,6 +267,9 @@ struct Sink<'a> {
     /// Labels of the replay to compare with.
     former: Option<Truth>,
     comparison: Option<Comparison>,
+    /// Of each camera.
+    counts: Vec<Count>,
+    options: &'a ReplayOptions,
     panels: Vec<Panel>,
     panel_every: u64,
     panel_count: usize,
@@ -260,6 +289,7 @@ impl Sink<'_> {
         let payload = outcome.payload;
         let index = self.index;
         self.index += 1;
+        self.counts[camera].add(payload, outcome.result.is_ok());
         let row = |outcome| crate::eval::FrameRow {
             index,
             camera: &self.names[camera],
@@ -282,7 +312,23 @@ impl Sink<'_> {
         let miou = self.scorer.add_frame(report, truth.as_ref(), coarse, &outputs.labels, latency_ms);
         folder.row(&row(RowOutcome::Labelled { report, latency_ms, miou }))?;
         if let Some(label_bag) = &mut self.label_bag {
-            label_bag.write(camera, report, payload.frame_id(), &outputs.labels, payload.log_time_ns)?;
+            let timing = FrameTiming {
+                stamp: report.stamp,
+                frame_id: payload.frame_id(),
+                camera: &self.names[camera],
+                backend: &self.options.backend,
+                model: &self.options.model.name,
+                report,
+                decode_ms: payload.decode_ms(),
+                // A recording waits for the pipeline, and nothing is published.
+                wait_ms: 0.0,
+                publish_ms: 0.0,
+                latency_ms,
+                age_ms: (payload.log_time_ns - report.stamp.as_nanos()) as f64 / 1e6 + latency_ms,
+                budget_ms: self.options.budget_ms,
+                counters: self.counts[camera].counters,
+            };
+            label_bag.write(camera, &outputs.labels, &timing, payload.log_time_ns)?;
         }
         if let Some(former) = &mut self.former {
             let first = former.find(outcome.camera, report.stamp, payload.log_time_ns);

@@ -1,7 +1,8 @@
 //! The recorded images as payloads of the pipeline, and the damage met on the way.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::bag::cdr::header;
 use crate::bag::decode::camera_image;
@@ -35,6 +36,8 @@ pub(super) struct Recorded {
     kind: ImageKind,
     pub(super) log_time_ns: i64,
     cdr: Result<Vec<u8>, FrameError>,
+    /// How long the first decoding took.
+    decode_ms: Cell<Option<f64>>,
 }
 
 thread_local! {
@@ -44,7 +47,7 @@ thread_local! {
 
 impl Recorded {
     /// Header stamp and frame of the message, where they can be read.
-    fn header(&self) -> Option<(Stamp, &str)> {
+    pub(super) fn header(&self) -> Option<(Stamp, &str)> {
         header(self.cdr.as_ref().ok()?).ok()
     }
 
@@ -56,6 +59,11 @@ impl Recorded {
     /// Header stamp of the message; the time of the recording where it cannot be read.
     pub(super) fn stamp(&self) -> Stamp {
         self.header().map_or_else(|| Stamp::from_nanos(self.log_time_ns), |(stamp, _)| stamp)
+    }
+
+    /// Milliseconds that decoding took: next to none for a raw image.
+    pub(super) fn decode_ms(&self) -> f64 {
+        self.decode_ms.get().unwrap_or(0.0)
     }
 
     /// The image in RGB, for a picture. Empty where there is none.
@@ -78,9 +86,12 @@ impl Payload for Recorded {
             Err(error) => return use_frame(Err(error.clone())),
         };
         DECODED.with_borrow_mut(|scratch| {
-            let span = tracing::info_span!("decode").entered();
+            let (span, start) = (tracing::info_span!("decode").entered(), Instant::now());
             let image = camera_image(self.camera, self.kind, cdr, scratch);
             drop(span);
+            if self.decode_ms.get().is_none() {
+                self.decode_ms.set(Some(start.elapsed().as_secs_f64() * 1e3));
+            }
             use_frame(image.map(|image| image.frame))
         })
     }
@@ -119,6 +130,7 @@ impl Iterator for Source {
                         kind: self.kinds[message.topic],
                         log_time_ns: message.log_time_ns,
                         cdr: message.cdr.map(<[u8]>::to_vec),
+                        decode_ms: Cell::new(None),
                     };
                     return Some((camera, recorded));
                 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use r2r::Clock;
 
@@ -23,6 +24,8 @@ use crate::types::{BackendFacts, CameraId, ClassInfo};
 
 /// Part of the capacity that a warm-up frame refines.
 const WARM_UP_SHARE: u32 = 64;
+/// How long a stopping node waits for the frames in flight. Longer than any frame takes, shorter than systemd's patience.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the engine says of itself.
 pub(super) enum Event {
@@ -87,6 +90,20 @@ impl Engine {
         self.cameras.iter().enumerate().map(of_one).sum()
     }
 
+    /// Stops the threads. False if a frame in flight did not come back: then they are left to the end of the process.
+    pub(super) fn stop(mut self) -> bool {
+        self.mailboxes.close();
+        let limit = Instant::now() + STOP_LIMIT;
+        while !self.is_gone() {
+            if Instant::now() > limit {
+                self.thread = None;
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
     /// Whether its thread died without a word.
     pub(super) fn is_gone(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
@@ -125,7 +142,7 @@ impl EngineThread {
         let model = bundle.manifest.name;
         let facts = Facts { model: model.clone(), classes: classes.clone(), backend: backend.clone() };
         let _ = self.sender.send(Event::Loaded(facts));
-        let run_facts = RunFacts { model, mode: config.mode, backend };
+        let run_facts = RunFacts { model, backend };
         let to_compress = Mailboxes::<ToCompress>::new(self.cameras.len(), Admission::Newest);
         let publish = Publish {
             cameras: &self.cameras,
@@ -173,6 +190,8 @@ impl EngineThread {
         to_warm: usize,
         log: impl Fn(String),
     ) -> Result<(), NodeError> {
+        #[cfg(feature = "fault-injection")]
+        let backend = &crate::pipeline::faults::Faulty::from_environment(backend);
         let (live, cameras) = (&self.live, &self.cameras);
         // Noise is unsure everywhere: refining a little of it warms up what refining all of it would.
         let cold = AtomicUsize::new(to_warm);

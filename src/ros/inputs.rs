@@ -6,12 +6,13 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use r2r::{Node, QosProfile};
 
-use super::camera::{Camera, StampGaps, Step, lock};
+use super::camera::{Camera, lock};
 use super::engine::Engine;
 use super::parameters::Settings;
 use super::received::Received;
 use super::services::next;
 use crate::bag::topics::ImageKind;
+use crate::pipeline::{StampGaps, Step};
 use crate::types::{CameraId, FrameError};
 
 /// Every camera's subscriptions; dropping them unsubscribes.

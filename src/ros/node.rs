@@ -44,8 +44,9 @@ pub fn run() -> Result<(), NodeError> {
     let node = Node::create(context, "sparse_refine", "").map_err(NodeError::ros("cannot make the node"))?;
     let mut runtime = Runtime::new(node)?;
     let result = runtime.spin(&stop);
-    runtime.stop();
-    result
+    // Stopped in any case; the first error is the one to tell.
+    let stopped = runtime.stop();
+    result.and(stopped)
 }
 
 /// A transition that is under way, and who waits for it.
@@ -195,7 +196,7 @@ impl Runtime {
             | Transition::ShutdownUnconfigured
             | Transition::ShutdownInactive
             | Transition::ShutdownActive => {
-                self.stop();
+                self.stop()?;
                 self.finish(true)
             }
         }
@@ -260,7 +261,7 @@ impl Runtime {
         }
         r2r::log_error!(&self.logger, "cannot configure: {error}");
         self.trouble = Some(error.to_string());
-        self.stop();
+        self.stop()?;
         self.finish(false)
     }
 
@@ -341,11 +342,15 @@ impl Runtime {
         }
     }
 
-    /// Lets go of everything that configuring made. Waits for the frames in flight.
-    fn stop(&mut self) {
+    /// Lets go of everything that configuring made. Waits for the frames in flight, though not for ever.
+    fn stop(&mut self) -> Result<(), NodeError> {
         self.inputs = None;
         if let Some(Configured { engine, outputs, class_info, .. }) = self.configured.take() {
-            drop(engine);
+            if !engine.stop() {
+                return Err(NodeError::Device(
+                    "the device hangs: a frame in flight did not come back".to_owned(),
+                ));
+            }
             for outputs in outputs {
                 outputs.destroy(&mut self.node);
             }
@@ -354,6 +359,7 @@ impl Runtime {
             }
         }
         lock(&self.parameters).configured = false;
+        Ok(())
     }
 }
 

@@ -5,18 +5,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use r2r::sparse_refine::msg::FrameTiming;
-use r2r::{Clock, Node, Publisher, PublisherUntyped, QosProfile};
+use r2r::{Clock, Node, PublisherUntyped, QosProfile};
 
 use super::camera::{Camera, Last, lock};
 use super::received::Received;
 use crate::bag::cdr::{CompressedMsg, ImageMsg};
+use crate::bag::definitions::{COMPRESSED_IMAGE, IMAGE};
+use crate::bag::frame_timing::{Counters, FRAME_TIMING, FrameTiming};
 use crate::cpu::pixels::to_rgb8;
 use crate::pipeline::{FrameOutputs, Mailboxes, Outcome, Payload};
-use crate::types::{BackendFacts, ClassInfo, FrameReport, LabelImage, Mode, Size, Stage, Stamp};
-
-const IMAGE: &str = "sensor_msgs/msg/Image";
-const COMPRESSED: &str = "sensor_msgs/msg/CompressedImage";
+use crate::types::{BackendFacts, ClassInfo, FrameReport, LabelImage, Size, Stage, Stamp};
 
 /// What is offered beside the label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub(super) struct CameraOutputs {
     label: PublisherUntyped,
     info: PublisherUntyped,
     extras: [PublisherUntyped; 5],
-    timing: Publisher<FrameTiming>,
+    timing: PublisherUntyped,
 }
 
 impl CameraOutputs {
@@ -64,10 +62,13 @@ impl CameraOutputs {
         let mut raw = |topic: &str, kind: &str| {
             node.create_publisher_untyped(&format!("~/output/{camera}/{topic}"), kind, qos.clone())
         };
-        let label = raw("label", IMAGE)?;
+        let label = raw("label", IMAGE.name)?;
         let info = raw("camera_info", "sensor_msgs/msg/CameraInfo")?;
         let mut extra = |extra: Extra| {
-            raw(extra.topic(), if extra == Extra::LabelCompressed { COMPRESSED } else { IMAGE })
+            raw(
+                extra.topic(),
+                if extra == Extra::LabelCompressed { COMPRESSED_IMAGE.name } else { IMAGE.name },
+            )
         };
         let extras = [
             extra(Extra::LabelCompressed)?,
@@ -77,16 +78,16 @@ impl CameraOutputs {
             extra(Extra::RefinedMask)?,
         ];
         let timing_qos = QosProfile::default().keep_last(10).reliable();
-        let timing = node.create_publisher(&format!("~/debug/{camera}/timing"), timing_qos)?;
+        let timing_topic = format!("~/debug/{camera}/timing");
+        let timing = node.create_publisher_untyped(&timing_topic, FRAME_TIMING.name, timing_qos)?;
         Ok(Self { label, info, extras, timing })
     }
 
     pub(super) fn destroy(self, node: &mut Node) {
         let Self { label, info, extras, timing } = self;
-        for publisher in [label, info].into_iter().chain(extras) {
+        for publisher in [label, info, timing].into_iter().chain(extras) {
             node.destroy_publisher_untyped(publisher);
         }
-        node.destroy_publisher(timing);
     }
 
     /// The extras that are offered and subscribed to, as bits.
@@ -140,7 +141,6 @@ fn encode_png(labels: &LabelImage, png: &mut Vec<u8>) -> Result<(), png::Encodin
 /// Facts that every timing message repeats.
 pub(super) struct RunFacts {
     pub(super) model: String,
-    pub(super) mode: Mode,
     pub(super) backend: BackendFacts,
 }
 
@@ -245,7 +245,7 @@ impl Publish<'_> {
     }
 
     fn timing(
-        &self,
+        &mut self,
         outcome: &Outcome<'_, Received>,
         report: &FrameReport,
         allowed: Allowed,
@@ -260,10 +260,8 @@ impl Publish<'_> {
         let received = outcome.payload.at;
         let (taken, decode_ms) = outcome.payload.taken();
         let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
-        let (wait_ms, latency_ms) = (ms(received, taken), ms(received, published));
+        let latency_ms = ms(received, published);
         let stage = |stage| report.stages.get(stage);
-        let coarse_only =
-            report.mode == Mode::Refined && report.pixels_dropped > 0 && report.pixels_refined == 0;
         let last = Last {
             at: published,
             in_time: published,
@@ -274,52 +272,33 @@ impl Publish<'_> {
             postprocess_ms: stage(Stage::Select) + stage(Stage::Fuse) + stage(Stage::Download),
             pixels_refined: report.pixels_refined,
             pixels_dropped: report.pixels_dropped,
-            coarse_only,
+            coarse_only: report.is_coarse_only(),
         };
         camera.label(last, allowed.processing_ms);
-        let RunFacts { model, mode, backend } = self.facts;
-        let mut message = FrameTiming {
-            camera: camera.name.clone(),
-            sequence: camera.labelled.load(Relaxed),
-            state: if coarse_only { "COARSE_ONLY" } else { "NOMINAL" }.to_owned(),
-            mode: mode.to_string(),
-            segmenter: backend.segmenter.clone(),
-            refiner: backend.refiner.clone(),
-            device: backend.device.clone(),
-            reason: backend.reason.clone(),
-            model: model.clone(),
-            width: report.size.width,
-            height: report.size.height,
-            pixels_selected: report.pixels_selected,
-            pixels_refined: report.pixels_refined,
-            pixels_dropped: report.pixels_dropped,
-            non_finite_cells: report.non_finite_cells,
-            upload_ms: stage(Stage::Upload) as f32,
-            preprocess_ms: stage(Stage::Preprocess) as f32,
-            segment_ms: stage(Stage::Segment) as f32,
-            select_ms: stage(Stage::Select) as f32,
-            refine_ms: stage(Stage::Refine) as f32,
-            fuse_ms: stage(Stage::Fuse) as f32,
-            download_ms: stage(Stage::Download) as f32,
-            stages_ms: report.stages.total_ms() as f32,
-            decode_ms: decode_ms as f32,
-            wait_ms: wait_ms as f32,
-            publish_ms: ms(finished, published) as f32,
-            overhead_ms: (latency_ms - wait_ms - report.stages.total_ms()) as f32,
-            latency_ms: latency_ms as f32,
-            age_ms: age_ms as f32,
-            budget_ms: allowed.budget_ms.unwrap_or(0.0) as f32,
-            received: camera.received.load(Relaxed),
-            overwritten: self.mailboxes.overwritten(outcome.camera),
-            rejected: camera.rejected.load(Relaxed),
-            stamp_gaps: camera.stamp_gaps.load(Relaxed),
-            time_jumps: camera.time_jumps.load(Relaxed),
-            ..FrameTiming::default()
+        let timing = FrameTiming {
+            stamp: header.stamp,
+            frame_id: header.frame_id,
+            camera: &camera.name,
+            backend: &self.facts.backend,
+            model: &self.facts.model,
+            report,
+            decode_ms,
+            wait_ms: ms(received, taken),
+            publish_ms: ms(finished, published),
+            latency_ms,
+            age_ms,
+            budget_ms: allowed.budget_ms,
+            counters: Counters {
+                received: camera.received.load(Relaxed),
+                labelled: camera.labelled.load(Relaxed),
+                overwritten: self.mailboxes.overwritten(outcome.camera),
+                rejected: camera.rejected.load(Relaxed),
+                stamp_gaps: camera.stamp_gaps.load(Relaxed),
+                time_jumps: camera.time_jumps.load(Relaxed),
+            },
         };
-        header.frame_id.clone_into(&mut message.header.frame_id);
-        message.header.stamp.sec = header.stamp.sec;
-        message.header.stamp.nanosec = header.stamp.nanosec;
-        self.outputs[index].timing.publish(&message)
+        timing.write(&mut self.cdr);
+        self.outputs[index].timing.publish_raw(&self.cdr)
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Synth(SynthArgs),
     /// Say which backends work here, and why the others do not.
     Doctor(DoctorArgs),
+    /// Run the ROS 2 node: camera images in, labels and timing out. The same as `sparse_refine_node`.
+    Node(NodeArgs),
     /// Make, list and check TensorRT engines.
     #[command(subcommand)]
     Engine(EngineCommand),
@@ -249,6 +251,13 @@ pub(crate) struct DoctorArgs {
     /// Print what a camera of this size takes on a CUDA device with the model: memory, sites, launches.
     #[arg(long, value_name = "WxH", requires = "model")]
     pub(crate) plan: Option<Size>,
+}
+
+#[derive(Args)]
+pub(crate) struct NodeArgs {
+    /// Arguments of ROS 2, such as `--ros-args -p model:=engines/streets`; see docs/ros.md.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ROS_ARGUMENTS")]
+    pub(crate) ros: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

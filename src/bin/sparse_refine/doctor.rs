@@ -37,6 +37,11 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
                 (false, _) => in_build(false, "onnx-ort"),
             },
         },
+        Finding {
+            what: "ros node",
+            works: cfg!(feature = "ros"),
+            says: in_build(cfg!(feature = "ros"), "ros"),
+        },
         Finding { what: "cuda", works: cuda, says: cuda_says },
     ];
     findings.push(tensorrt(args.model.as_deref()));

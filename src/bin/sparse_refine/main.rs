@@ -6,6 +6,7 @@ mod device_plan;
 mod doctor;
 mod engine;
 mod exit;
+mod node;
 mod replay;
 mod synth;
 mod trace;
@@ -52,6 +53,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Synth(args) => synth::run(args, cli.json),
         Command::Doctor(args) => doctor::run(args, cli.json),
         Command::Engine(command) => engine::run(command, cli.json),
+        Command::Node(args) => node::run(args),
     }
 }
 
