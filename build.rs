@@ -1,11 +1,10 @@
-//! For the feature `ros`: which interfaces the ROS environment has, and how to find its libraries at run time.
+//! For the feature `ros`: whether the ROS environment has our message, and how to find its libraries at run time.
 //! For the feature `tensorrt`: compiles the C++ shim against TensorRT's headers; nothing of TensorRT is linked.
 
 use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rustc-check-cfg=cfg(has_vision_msgs)");
     #[cfg(feature = "tensorrt")]
     tensorrt::compile();
     if std::env::var_os("CARGO_FEATURE_ROS").is_none() {
@@ -19,9 +18,6 @@ fn main() {
             "cargo::error=the message sparse_refine/FrameTiming is not in AMENT_PREFIX_PATH; cargo alone cannot \
              generate it: build with `make ros`, or `colcon build` in a ROS 2 workspace"
         );
-    }
-    if has_interfaces("vision_msgs") {
-        println!("cargo:rustc-cfg=has_vision_msgs");
     }
     // The variables are set for the PyPI wheels only (scripts/ros_env.sh). DT_RPATH, unlike DT_RUNPATH, also serves
     // the libraries that libraries load; some of the wheels' libraries need Python's symbols.

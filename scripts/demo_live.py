@@ -2,7 +2,7 @@
 """The node at work: a player publishes a recording over DDS from one process, the node labels it in another, this one
 listens and scores.
 
-    demo_live.py NODE BAG MODEL [--rate 1.0]          (run by `make demo-live`)
+    demo_live.py NODE BAG MODEL [--rate 1.0]          (run by `make demo`)
 """
 
 import argparse

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every Rust test. SPARSE_REFINE_PYTHON and ORT_DYLIB_PATH switch on the tests against outside peers.
+# Every Rust test but the node's; `test_core.sh --ros`: the node's too, which needs `scripts/ros_build.sh messages`.
+# SPARSE_REFINE_PYTHON and ORT_DYLIB_PATH switch on the tests against outside peers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SPARSE_REFINE_PYTHON=$PWD/.venv/bin/python
@@ -13,4 +14,9 @@ if [ -z "${SPARSE_REFINE_DATA:-}" ] && [ -d ../shared/data ]; then
     SPARSE_REFINE_DATA=$(cd ../shared/data && pwd)
     export SPARSE_REFINE_DATA
 fi
-cargo test --locked --features onnx-ort "$@"
+run=cargo features=onnx-ort
+if [ "${1-}" = --ros ]; then
+    shift
+    run=scripts/ros_cargo.sh features=onnx-ort,ros,fault-injection
+fi
+"$run" test --locked --features "$features" "$@"

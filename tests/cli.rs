@@ -90,7 +90,10 @@ impl Place {
 fn help_and_version_are_not_errors() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    assert_says(&stdout(&help), &["replay", "bench", "synth", "doctor", "Exit status: 0 done; 2 usage"]);
+    assert_says(
+        &stdout(&help),
+        &["replay", "bench", "synth", "doctor", "node", "Exit status: 0 done; 2 usage"],
+    );
     assert!(help.stderr.is_empty());
     for command in ["replay", "bench", "synth", "doctor"] {
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0), "{command}");

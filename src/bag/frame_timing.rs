@@ -160,7 +160,7 @@ mod tests {
 
         // Read by the definition, not by the code above.
         let body = &cdr[4..];
-        let mut at = 0;
+        let mut at = 0_usize;
         let mut take = |size: usize, align: usize| {
             at = at.next_multiple_of(align) + size;
             &body[at - size..at]

@@ -10,7 +10,7 @@ use r2r::{Context, Node};
 
 use super::NodeError;
 use super::camera::lock;
-use super::class_info::ClassInfoOutputs;
+use super::class_info::ClassInfoOutput;
 use super::engine::{Engine, Event, Facts};
 use super::inputs::Inputs;
 use super::lifecycle::{State, Transition};
@@ -59,7 +59,7 @@ struct Pending {
 struct Configured {
     engine: Engine,
     outputs: Vec<CameraOutputs>,
-    class_info: Vec<ClassInfoOutputs>,
+    class_info: Vec<ClassInfoOutput>,
     facts: Option<Facts>,
     /// Frames done when last looked at, and when that number last changed.
     progress: (u64, Instant),
@@ -212,7 +212,7 @@ impl Runtime {
         for camera in cameras {
             let made = CameraOutputs::create(&mut self.node, camera, *reliable_output);
             outputs.push(made.map_err(NodeError::ros("cannot publish"))?);
-            let made = ClassInfoOutputs::create(&mut self.node, camera);
+            let made = ClassInfoOutput::create(&mut self.node, camera);
             class_info.push(made.map_err(NodeError::ros("cannot publish"))?);
         }
         let logger = self.logger.clone();

@@ -21,8 +21,13 @@ import tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = Path(os.environ.get("SPARSE_REFINE_ROS_INSTALL", ROOT / ".ros"))
-NODE = INSTALL / "lib/sparse_refine/sparse_refine_node"
-TOOL = INSTALL / "lib/sparse_refine/sparse_refine"
+PROGRAMS = Path(os.environ.get("SPARSE_REFINE_PROGRAMS", INSTALL / "lib/sparse_refine"))
+NODE = PROGRAMS / "sparse_refine_node"
+TOOL = PROGRAMS / "sparse_refine"
+# A build with the wheels finds its libraries by itself. A sourced ROS 2 has set what a build against it needs.
+SOURCED = {} if "SPARSE_REFINE_RPATH" in os.environ else {
+    name: os.environ[name] for name in ("LD_LIBRARY_PATH", "AMENT_PREFIX_PATH", "RMW_IMPLEMENTATION") if name in os.environ
+}
 FULL = (3840, 2160)
 SMALL = (640, 360)
 TEST_LIMIT_S = 120
@@ -110,24 +115,20 @@ class Peer:
         self.context.try_shutdown()
 
 
-class Running:
+class Launched:
     """The node's process."""
 
-    def __init__(self, domain: int, log: Path, parameters: dict, remap: dict, environment: dict):
-        command = [str(NODE), "--ros-args"]
-        for name, value in parameters.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            command += ["-p", f"{name}:={text}"]
-        for old, new in remap.items():
-            command += ["-r", f"{old}:={new}"]
+    def __init__(self, domain: int, log: Path, arguments, environment: dict, program=(NODE,)):
         # Only what a bare service would have: no library path, no ROS environment.
         environment = {
             "HOME": str(log.parent),
             "ROS_DOMAIN_ID": str(domain),
             "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds_8mp.xml"),
+            **SOURCED,
             **environment,
         }
         self.log = log
+        command = [*map(str, program), *arguments]
         self.process = subprocess.Popen(command, env=environment, stderr=log.open("ab"), stdout=subprocess.DEVNULL)
 
     def text(self) -> str:
@@ -145,6 +146,19 @@ class Running:
 
     def wait(self, timeout=30) -> int:
         return self.process.wait(timeout)
+
+
+class Running(Launched):
+    """The node with parameters and remapped names."""
+
+    def __init__(self, domain: int, log: Path, parameters: dict, remap: dict, environment: dict, program=(NODE,)):
+        arguments = ["--ros-args"]
+        for name, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            arguments += ["-p", f"{name}:={text}"]
+        for old, new in remap.items():
+            arguments += ["-r", f"{old}:={new}"]
+        super().__init__(domain, log, arguments, environment, program)
 
 
 @pytest.fixture(autouse=True)
@@ -180,11 +194,11 @@ def start(domain, bundle, tmp_path):
     """Starts the node; all that a test started is stopped at its end, and its log shown if it failed."""
     running = []
 
-    def start(remap=None, environment=None, **parameters) -> Running:
+    def start(remap=None, environment=None, program=(NODE,), **parameters) -> Running:
         parameters = {name.replace("__", "."): value for name, value in parameters.items()}
         parameters = {"model": bundle, "warm_up_size": "640x360", "diagnostics.period_s": 0.2, **parameters}
         log = tmp_path / f"node{len(running)}.log"
-        running.append(Running(domain, log, parameters, remap or {}, environment or {}))
+        running.append(Running(domain, log, parameters, remap or {}, environment or {}, program))
         return running[-1]
 
     yield start

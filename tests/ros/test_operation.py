@@ -7,7 +7,7 @@ import time
 
 import pytest
 import yaml
-from conftest import ROOT, SMALL, diagnostics, image, picture, qos
+from conftest import ROOT, SMALL, TOOL, diagnostics, image, picture, qos
 from lifecycle_msgs.msg import TransitionEvent
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -111,6 +111,16 @@ def test_exit_codes_tell_model_and_backend_apart(start):
     assert node.wait() == 4 and "cuda" in node.text()
     node = start(remap={"not a name": "x"})
     assert node.wait() == 2
+
+
+def test_the_subcommand_is_the_same_node(peer, start):
+    node = start(program=(TOOL, "node"), input__reliability="reliable")
+    got = peer.listen(Image, LABEL)
+    peer.publisher(Image, INPUT).publish(image(picture(SMALL), 10**9))
+    peer.until(lambda: got, 20, "a label")
+    assert node.stop() == 0
+    refused = start(program=(TOOL, "node"), alpha=11.0)
+    assert refused.wait() == 2 and "0 to 10" in refused.text()
 
 
 def test_live_parameters_change_and_others_are_refused_with_a_reason(peer, start):
