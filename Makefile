@@ -10,10 +10,11 @@ DEMO_SIZE ?= 3840x2160
 DEMO_FRAMES ?= 8
 # Speed of the live demo: 0.1 plays one frame a second, which a small CPU can follow.
 DEMO_RATE ?= 0.1
+SOAK_S ?= 600
 SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
-.PHONY: gpu-test gpu-test-tensorrt help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon check \
-    bench setup clean
+.PHONY: help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon \
+    gpu-test gpu-test-tensorrt check bench soak setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,6 +91,10 @@ check: ## formatting, lints, documentation, licences, every feature set
 
 bench: $(TOOL) ## coarse, refined (and dense, where the bundle has it) side by side in one run
 	@$(TOOL) bench --model engines/streets --size $(DEMO_SIZE) --frames 10
+
+soak: ros ## the node for SOAK_S seconds with two 8 MP cameras: memory, and every frame accounted for
+	@$(MAKE) -s $(SAMPLE)/metadata.yaml TOOL=.ros/lib/sparse_refine/sparse_refine
+	@scripts/ros_run.sh scripts/measure_node.py engines/streets $(SAMPLE) --seconds $(SOAK_S) --hz 2
 
 clean: ## what the targets above made
 	@rm -rf $(OUT) .venv .ros .tensorrt && cargo clean

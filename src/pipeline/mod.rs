@@ -11,6 +11,8 @@ mod stamps;
 pub use backend::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 pub use budget::DeadlineBudget;
 pub use mailbox::{Admission, Mailboxes};
+#[cfg(feature = "ros")]
+pub(crate) use run::CloseOnDrop;
 pub use run::{Outcome, Payload, RunError, RunSettings, Wanted, run, serve};
 pub use stamps::{StampGaps, Step};
 

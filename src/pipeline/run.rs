@@ -186,7 +186,7 @@ where
 }
 
 /// Ends the run on every way out of a thread, a panic included, so that no other thread waits for ever.
-struct CloseOnDrop<'a, T>(&'a Mailboxes<T>);
+pub(crate) struct CloseOnDrop<'a, T>(pub(crate) &'a Mailboxes<T>);
 
 impl<T> Drop for CloseOnDrop<'_, T> {
     fn drop(&mut self) {

@@ -17,7 +17,7 @@ use super::parameters::{Live, Settings};
 use super::received::Received;
 use crate::bundle::Bundle;
 use crate::config::Config;
-use crate::pipeline::{Admission, Backend, Extras, Mailboxes, Outcome, RunError, Wanted, serve};
+use crate::pipeline::{Admission, Backend, CloseOnDrop, Extras, Mailboxes, Outcome, RunError, Wanted, serve};
 use crate::plan::Plan;
 use crate::start::{Started, start};
 use crate::types::{BackendFacts, CameraId, ClassInfo};
@@ -167,7 +167,9 @@ impl EngineThread {
             let compress_log = log.clone();
             let to_compress = &to_compress;
             scope.spawn(move || compress(to_compress, outputs, compress_log));
-            let result = match started {
+            // Also when a worker panics: the thread that compresses would wait for ever, and this one for it.
+            let _close = CloseOnDrop(to_compress);
+            match started {
                 Started::Cpu(backend) => self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log),
                 Started::CpuTiles(backend) => {
                     self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
@@ -175,9 +177,7 @@ impl EngineThread {
                 Started::Cuda(backend) => {
                     self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
                 }
-            };
-            to_compress.close();
-            result
+            }
         })
     }
 
