@@ -14,7 +14,7 @@ SOAK_S ?= 600
 SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
 .PHONY: help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon \
-    gpu-test gpu-test-tensorrt check bench soak setup clean
+    gpu-test gpu-test-tensorrt test-arm check bench soak setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,8 +89,12 @@ test-colcon: ## `colcon build` with only this repository in src/, and what it in
 check: ## formatting, lints, documentation, licences, every feature set
 	@scripts/check.sh
 
-bench: $(TOOL) ## coarse, refined (and dense, where the bundle has it) side by side in one run
-	@$(TOOL) bench --model engines/streets --size $(DEMO_SIZE) --frames 10
+bench: $(TOOL) ## every table of docs/PERFORMANCE.md, into out/bench (BENCH_FRAMES=10; takes about ten minutes)
+	@scripts/setup.sh system python
+	@OUT=$(OUT) scripts/bench.sh engines/streets
+
+test-arm: ## the kernels on NEON, cross-compiled and run under QEMU (skipped with a message where that is missing)
+	@scripts/test_arm.sh
 
 soak: ros ## the node for SOAK_S seconds with two 8 MP cameras: memory, and every frame accounted for
 	@$(MAKE) -s $(SAMPLE)/metadata.yaml TOOL=.ros/lib/sparse_refine/sparse_refine

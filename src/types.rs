@@ -412,6 +412,8 @@ pub struct FrameReport {
     pub pixels_refined: u32,
     /// Selected pixels the capacity left out, lowest entropy first.
     pub pixels_dropped: u32,
+    /// Sum of the dropped pixels' entropies, in nats: how much doubt was left alone.
+    pub dropped_entropy: f64,
     /// Active sites of each level of the sparse network, 0 beyond its depth.
     pub sites: [u32; MAX_LEVELS],
     /// Cells of the segmenter's grid with NaN or infinite logits; their pixels are unlabelled.

@@ -1,25 +1,27 @@
 //! The CPU backend: the stages of the pipeline, in terms of the kernels beside it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::bilinear::BilinearResize;
-use super::evaluate::{Logits, gather_logits};
-use super::features::site_features;
-use super::gate::Gate;
+use super::evaluate::Logits;
+use super::fused::{
+    CameraFeatures, Coarse, FusedGate, InstructionSet, LevelTable, Network, NetworkMemory, RefinedLogits,
+    Scene,
+};
+use super::pixels;
 use super::resize::AreaResize;
 use super::select::Selection;
 use super::sites::SiteSet;
-use super::unet::{Refiner, Workspace};
 use super::upsample::Upsampler;
-use super::{entropy, pixels};
 use crate::bundle::manifest::Resize;
 use crate::bundle::refiner::{Features, RefinerSpec, RefinerWeights};
 use crate::onnx::{OnnxError, Segmenter};
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
-use crate::plan::{Geometry, Plan, RefinerPlan, SegmenterPlan};
+use crate::plan::{Geometry, Plan, SegmenterPlan};
 use crate::types::{Frame, FrameError, FrameReport, LabelImage, Size, Stage};
 
 /// Networks and threads; frames live in slots.
@@ -34,9 +36,13 @@ pub struct CpuBackend {
 }
 
 struct Refinement {
-    plan: RefinerPlan,
-    refiner: Refiner,
-    gate: Gate,
+    network: Network,
+    gate: FusedGate,
+    table: LevelTable,
+    probabilities: bool,
+    /// Work memory of one frame at a time: all share the threads, so taking turns costs nothing. Locked outside the
+    /// thread pool only; a pool thread that waits may pick up another frame's work.
+    memory: Mutex<NetworkMemory>,
 }
 
 /// One frame in flight.
@@ -53,10 +59,7 @@ pub struct CpuSlot {
     grid_logits: Vec<f32>,
     selection: Selection,
     sites: SiteSet,
-    features: Vec<f32>,
-    coarse_at_sites: Vec<f32>,
-    fused: Vec<f32>,
-    workspace: Workspace,
+    refined: RefinedLogits,
     labels: LabelImage,
     report: FrameReport,
 }
@@ -122,10 +125,13 @@ impl CpuBackend {
                 };
                 let weights = RefinerWeights::load(&refiner.path, &spec)
                     .map_err(|error| BackendError::Model(error.to_string()))?;
+                let set = InstructionSet::chosen();
                 Some(Refinement {
-                    plan: refiner.clone(),
-                    refiner: Refiner::new(&weights),
-                    gate: Gate::new(&weights),
+                    network: Network::new(&weights, set),
+                    gate: FusedGate::new(&weights, set),
+                    table: LevelTable::new(&refiner.normalisation),
+                    probabilities: refiner.features == Features::RgbProbabilities,
+                    memory: Mutex::default(),
                 })
             }
         };
@@ -135,6 +141,14 @@ impl CpuBackend {
 
     fn classes(&self) -> usize {
         self.plan.classes.len()
+    }
+
+    fn coarse<'a>(&self, slot: &'a CpuSlot) -> Coarse<'a> {
+        Coarse {
+            logits: slot.logits(self.classes()),
+            geometry: &slot.grid_geometry,
+            upsample: self.plan.upsample,
+        }
     }
 
     /// Runs a stage on the backend's threads, timed and traced.
@@ -186,10 +200,7 @@ impl Backend for CpuBackend {
             grid_logits: vec![0.0; grid_logits],
             selection: Selection::default(),
             sites: SiteSet::default(),
-            features: Vec::new(),
-            coarse_at_sites: Vec::new(),
-            fused: Vec::new(),
-            workspace: Workspace::default(),
+            refined: RefinedLogits::default(),
             labels: LabelImage::unlabelled(camera),
             report: FrameReport::default(),
         })
@@ -236,6 +247,7 @@ impl Backend for CpuBackend {
             if self.refinement.is_some() {
                 slot.report.pixels_refined = counts.kept;
                 slot.report.pixels_dropped = counts.dropped;
+                slot.report.dropped_entropy = counts.dropped_entropy;
                 slot.sites.rebuild_from_words(slot.grid_geometry.canvas, |words, words_per_row| {
                     selection.write_mask(words, words_per_row);
                 });
@@ -246,30 +258,26 @@ impl Backend for CpuBackend {
     }
 
     fn refine(&self, slot: &mut CpuSlot) -> Result<(), StageError> {
-        let Some(Refinement { plan, refiner, .. }) = &self.refinement else { return Ok(()) };
+        let Some(Refinement { network, table, probabilities, memory, .. }) = &self.refinement else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = &mut *memory;
+        slot.report.stages.add(Stage::Refine, start.elapsed().as_secs_f64() * 1e3);
         self.stage(slot, Stage::Refine, |slot| {
-            let sites = slot.sites.len();
-            let classes = self.classes();
-            let mut coarse = std::mem::take(&mut slot.coarse_at_sites);
-            coarse.resize(sites * classes, 0.0);
-            let logits = slot.logits(classes);
-            gather_logits(&logits, &slot.grid_geometry, self.plan.upsample, slot.sites.pixels(), &mut coarse);
-            slot.coarse_at_sites = coarse;
-            slot.features.resize(sites * refiner.spec().input_channels(), 0.0);
-            let probabilities = match plan.features {
-                Features::Rgb => None,
-                Features::RgbProbabilities => Some(&slot.coarse_at_sites[..]),
+            let mut refined = std::mem::take(&mut slot.refined);
+            let features = CameraFeatures {
+                set: InstructionSet::chosen(),
+                table,
+                rgb: &slot.rgb,
+                width: slot.grid_geometry.camera.width,
+                coarse: self.coarse(slot),
+                probabilities: *probabilities,
             };
-            site_features(
-                &slot.rgb,
-                slot.grid_geometry.camera,
-                &plan.normalisation,
-                slot.sites.pixels(),
-                probabilities,
-                &mut slot.features,
-            );
-            refiner.run(&slot.sites, &slot.features, &mut slot.workspace);
-            slot.report.sites = slot.workspace.sites();
+            network.run(&slot.sites, &features, memory, &mut refined);
+            slot.report.sites = memory.sites();
+            slot.refined = refined;
         });
         Ok(())
     }
@@ -277,14 +285,16 @@ impl Backend for CpuBackend {
     fn fuse(&self, slot: &mut CpuSlot) -> Result<(), StageError> {
         let Some(Refinement { gate, .. }) = &self.refinement else { return Ok(()) };
         self.stage(slot, Stage::Fuse, |slot| {
-            slot.fused.resize(slot.coarse_at_sites.len(), 0.0);
-            gate.fuse(&slot.coarse_at_sites, slot.workspace.logits(), &mut slot.fused, None);
-            let width = slot.labels.size.width as usize;
-            // Sites are few and their labels scattered: one thread is enough.
-            for (pixel, logits) in slot.sites.pixels().iter().zip(slot.fused.chunks_exact(self.classes())) {
-                let label = self.label_of_channel[entropy::argmax(logits)];
-                slot.labels.data[usize::from(pixel.row) * width + usize::from(pixel.col)] = label;
-            }
+            let mut labels = std::mem::take(&mut slot.labels.data);
+            let scene = Scene {
+                coarse: self.coarse(slot),
+                selection: &slot.selection,
+                sites: &slot.sites,
+                refined: &slot.refined,
+                label_of_channel: &self.label_of_channel,
+            };
+            gate.label(&scene, &mut labels);
+            slot.labels.data = labels;
         });
         Ok(())
     }

@@ -46,7 +46,7 @@ impl<'a> Logits<'a> {
     }
 
     /// One row of one map.
-    fn row(&self, class: usize, row: u32) -> &'a [f32] {
+    pub(crate) fn row(&self, class: usize, row: u32) -> &'a [f32] {
         let width = self.size.width as usize;
         &self.data[class * self.size.pixels() + row as usize * width..][..width]
     }

@@ -8,6 +8,7 @@ mod dense_reference;
 pub mod entropy;
 pub mod evaluate;
 pub mod features;
+pub mod fused;
 pub mod gate;
 pub mod kernel_map;
 pub mod math;
@@ -25,4 +26,8 @@ pub mod unet;
 pub mod upsample;
 
 pub use backend::{CpuBackend, CpuSlot};
-pub use tile::instruction_set;
+
+/// Name of the instruction set that the kernels use: `avx512`, `avx2`, `neon` or `portable`.
+pub fn instruction_set() -> &'static str {
+    fused::InstructionSet::chosen().name()
+}

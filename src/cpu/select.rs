@@ -215,6 +215,16 @@ impl Selection {
         &self.kept
     }
 
+    /// First camera row of each lattice row, then the camera's height.
+    pub(crate) fn row_starts(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// First camera column of each lattice column, then the camera's width.
+    pub(crate) fn column_starts(&self) -> &[u32] {
+        &self.columns
+    }
+
     /// Writes one bit per pixel of the canvas: pixel `(r, c)` is bit `c % 64` of `words[r * words_per_row + c / 64]`.
     /// Every word of `words` is written; pixels beyond the camera are 0.
     pub fn write_mask(&self, words: &mut [u64], words_per_row: usize) {

@@ -91,6 +91,35 @@ impl SiteSet {
         })
     }
 
+    /// Number of sites in all rows before `row`, which may be the height: the index of the row's first site.
+    #[inline]
+    pub fn before_row(&self, row: u32) -> u32 {
+        let index = row as usize * self.row_words;
+        self.before.get(index).map_or(self.pixels.len() as u32, |&before| before)
+    }
+
+    /// The sites among the four pixels from `col` on, one bit each, and the index of the first of them or of whichever
+    /// site comes next. `col` is -1 or more; pixels outside the level are absent.
+    #[inline]
+    pub(crate) fn four(&self, row: i32, col: i32) -> (u32, u32) {
+        let (row, start) = (row as u32, col.max(0) as u32);
+        if row >= self.size.height || start >= self.size.width {
+            return (0, 0);
+        }
+        let (column, shift) = (start as usize / 64, start % 64);
+        let index = row as usize * self.row_words + column;
+        let word = self.words[index];
+        let next = if column + 1 < self.row_words { self.words[index + 1] } else { 0 };
+        let bits = word >> shift | next << 1 << (63 - shift);
+        let bits = if col < 0 { bits << 1 } else { bits };
+        ((bits & 0xf) as u32, self.before[index] + (word & ((1 << shift) - 1)).count_ones())
+    }
+
+    /// The bits of a row, column `c` at bit `c % 64` of word `c / 64`.
+    pub(crate) fn row_bits(&self, row: u32) -> &[u64] {
+        &self.words[row as usize * self.row_words..][..self.row_words]
+    }
+
     /// Makes the sites those of a list of pixels in any order; repetitions and pixels outside `size` are left out.
     pub fn rebuild_from_pixels(&mut self, size: Size, pixels: impl IntoIterator<Item = Pixel>) {
         self.resize(size);
@@ -228,6 +257,10 @@ pub(crate) mod tests {
             }
         }
         assert_eq!(sites.len(), count as usize);
+        for row in 0..=size.height {
+            let before = mask[..(row * size.width) as usize].iter().filter(|&&active| active).count();
+            assert_eq!(sites.before_row(row), before as u32, "before row {row}");
+        }
         let Size { width, height } = size;
         for row in -1..=height as i32 {
             for col in -1..=width as i32 {
@@ -237,6 +270,12 @@ pub(crate) mod tests {
                     expected,
                     "three from row {row}, column {col} of {size}"
                 );
+                let (bits, mut id) = sites.four(row, col);
+                for offset in 0..4 {
+                    let active = bits >> offset & 1 == 1;
+                    assert_eq!(sites.id(row, col + offset), if active { id } else { ABSENT });
+                    id += u32::from(active);
+                }
             }
         }
         for (row, col) in [(-1, 0), (0, -1), (height as i32, 0), (0, width as i32), (i32::MIN, i32::MAX)] {

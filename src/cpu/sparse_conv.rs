@@ -64,6 +64,11 @@ impl Affine {
         Self { scale, shift }
     }
 
+    /// Scale and shift of every channel.
+    pub(super) fn coefficients(&self) -> (&[f32], &[f32]) {
+        (&self.scale, &self.shift)
+    }
+
     /// `relu(scale * x + shift)` of every row of `input` into `output`, both `[sites, channels]`.
     pub fn relu(&self, input: &[f32], output: &mut [f32]) {
         let channels = self.scale.len();

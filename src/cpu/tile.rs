@@ -28,20 +28,6 @@ pub(super) struct Tile<'a> {
     pub(super) taps: &'a [usize],
 }
 
-/// The instruction set that runs here: `avx512`, `avx2` or `portable`.
-pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return "avx2";
-        }
-    }
-    "portable"
-}
-
 /// Computes the sites of `tile`; `output` is the chunk's rows.
 pub(super) fn run(conv: &SparseConv, tile: Tile<'_>, output: &mut [f32], finish: Finish) {
     #[cfg(target_arch = "x86_64")]

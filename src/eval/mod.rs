@@ -22,7 +22,7 @@ pub use compare::{Comparison, comparison_json};
 pub use confusion::{Confusion, ScoreError};
 pub use frames::{FrameRow, FramesCsv, Outcome};
 pub use latency::{Percentiles, Samples};
-pub use report::{ComparisonReport, EntropyGrid, Measure, Panel, Report};
+pub use report::{ComparisonReport, EntropyGrid, Measure, Panel, Report, budget_page};
 pub use score::Scorer;
 pub use summary::{
     CameraCounts, ClassScore, ModelFacts, RunFacts, SCHEMA_VERSION, Scores, StagePercentiles, Summary,

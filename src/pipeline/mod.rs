@@ -9,7 +9,7 @@ mod run;
 mod stamps;
 
 pub use backend::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
-pub use budget::DeadlineBudget;
+pub use budget::{BudgetState, DeadlineBudget};
 pub use mailbox::{Admission, Mailboxes};
 #[cfg(feature = "ros")]
 pub(crate) use run::CloseOnDrop;
@@ -26,9 +26,20 @@ pub fn process<B: Backend>(
     mode: Mode,
     budget: PixelBudget,
 ) -> Result<(), StageError> {
+    process_within(backend, slot, frame, mode, || budget)
+}
+
+/// The same, asking for the budget when the coarse labels are there and only the refinement is left to bound.
+pub fn process_within<B: Backend>(
+    backend: &B,
+    slot: &mut B::Slot,
+    frame: &Frame<'_>,
+    mode: Mode,
+    budget: impl FnOnce() -> PixelBudget,
+) -> Result<(), StageError> {
     backend.upload(slot, frame)?;
     backend.segment(slot)?;
-    backend.select(slot, budget)?;
+    backend.select(slot, budget())?;
     if mode == Mode::Refined {
         backend.refine(slot)?;
         backend.fuse(slot)?;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
-use super::{Admission, Backend, DeadlineBudget, Extras, FrameOutputs, Mailboxes, StageError, process};
+use super::{
+    Admission, Backend, DeadlineBudget, Extras, FrameOutputs, Mailboxes, StageError, process_within,
+};
 use crate::types::{CameraId, Frame, FrameError, FrameReport, Mode, Size};
 
 /// A message that holds a camera image, perhaps a damaged one.
@@ -208,24 +210,29 @@ struct Worker<'a, B: Backend, W> {
 impl<B: Backend, W: Fn(CameraId, Size) -> Wanted> Worker<'_, B, W> {
     fn frame<T: Payload>(&mut self, camera: CameraId, payload: T, mut outputs: FrameOutputs) -> Finished<T> {
         let start = Instant::now();
-        let result = payload.with_frame(|frame| self.process(&frame?, &mut outputs));
+        let result = payload.with_frame(|frame| self.process(start, &frame?, &mut outputs));
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
         Finished { camera, payload, result, outputs, latency_ms }
     }
 
-    fn process(&mut self, frame: &Frame<'_>, outputs: &mut FrameOutputs) -> Result<FrameReport, StageError> {
+    fn process(
+        &mut self,
+        start: Instant,
+        frame: &Frame<'_>,
+        outputs: &mut FrameOutputs,
+    ) -> Result<FrameReport, StageError> {
         let _span = tracing::info_span!("frame", camera = frame.camera.0, stamp = %frame.stamp).entered();
         frame.check()?;
         let Wanted { capacity, extras, budget_ms } = (self.wanted)(frame.camera, frame.size);
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.set(budget_ms);
-        let pixels = budget.pixels(capacity);
-        drop(budget);
-        let (backend, mode) = (self.backend, self.mode);
+        let (backend, mode, budget) = (self.backend, self.mode, self.budget);
         let slot = self.slot(frame.size)?;
-        process(backend, slot, frame, mode, pixels)?;
+        process_within(backend, slot, frame, mode, || {
+            let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+            budget.set(budget_ms);
+            budget.pixels(capacity, start.elapsed().as_secs_f64() * 1e3)
+        })?;
         let report = backend.finish(slot, extras, outputs)?;
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).observe(&report);
+        budget.lock().unwrap_or_else(PoisonError::into_inner).observe(&report);
         Ok(report)
     }
 

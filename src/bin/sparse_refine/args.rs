@@ -209,6 +209,9 @@ pub(crate) struct BenchArgs {
     /// Modes to time, each frame in each mode in turn [default: all that the bundle has].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODE,MODE")]
     pub(crate) compare: Vec<ModeArg>,
+    /// Instead: refine within several budgets and score the labels. FILE gets the curve as a page.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) curve: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use sparse_refine::bundle::Bundle;
 use sparse_refine::eval::Samples;
 use sparse_refine::pipeline::{
-    Backend, DeadlineBudget, Extras, FrameOutputs, PixelBudget, StageError, process,
+    Backend, DeadlineBudget, Extras, FrameOutputs, PixelBudget, StageError, process_within,
 };
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{Started, start};
@@ -21,13 +21,13 @@ const SCENES: u32 = 3;
 const WARM_UP: u32 = 2;
 
 /// A backend with a slot of its own.
-trait Lane {
-    /// One frame, labels included.
+pub(crate) trait Lane {
+    /// One frame, labels included; the budget is asked for at its selection.
     fn frame(
         &mut self,
         frame: &Frame<'_>,
         mode: Mode,
-        budget: PixelBudget,
+        budget: &mut dyn FnMut() -> PixelBudget,
         outputs: &mut FrameOutputs,
     ) -> Result<FrameReport, StageError>;
 }
@@ -43,15 +43,15 @@ impl<B: Backend> Lane for Running<B> {
         &mut self,
         frame: &Frame<'_>,
         mode: Mode,
-        budget: PixelBudget,
+        budget: &mut dyn FnMut() -> PixelBudget,
         outputs: &mut FrameOutputs,
     ) -> Result<FrameReport, StageError> {
-        process(&*self.backend, &mut self.slot, frame, mode, budget)?;
+        process_within(&*self.backend, &mut self.slot, frame, mode, budget)?;
         self.backend.finish(&mut self.slot, Extras::default(), outputs)
     }
 }
 
-fn lane(started: Started, size: Size) -> Result<Box<dyn Lane>, StageError> {
+pub(crate) fn lane(started: Started, size: Size) -> Result<Box<dyn Lane>, StageError> {
     Ok(match started {
         Started::Cpu(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
         Started::CpuTiles(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
@@ -70,6 +70,9 @@ struct Contender {
 }
 
 pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<(), Failure> {
+    if let Some(page) = &args.curve {
+        return crate::bench_curve::run(args, page, json);
+    }
     let bundle = Bundle::load(&args.model)?;
     let mut contenders = Vec::new();
     for mode in modes(args, &bundle) {
@@ -112,19 +115,14 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
     for round in 0..WARM_UP + args.frames {
         for contender in contenders.iter_mut() {
             let data = &images[round as usize % images.len()];
-            let frame = Frame {
-                camera: CameraId(0),
-                stamp: Stamp::default(),
-                size: args.size,
-                format: PixelFormat::Rgb8,
-                step: args.size.width as usize * 3,
-                data,
-            };
-            let budget = contender.budget.pixels(contender.plan.capacity(args.size));
+            let frame = frame_of(args.size, data);
+            let Contender { plan, lane, budget, .. } = contender;
+            let capacity = plan.capacity(args.size);
             let start = Instant::now();
-            let mode = contender.plan.mode;
-            let report = contender.lane.frame(&frame, mode, budget, &mut outputs).map_err(stage_failure)?;
-            let ms = start.elapsed().as_secs_f64() * 1e3;
+            let elapsed_ms = || start.elapsed().as_secs_f64() * 1e3;
+            let mut pixels = || budget.pixels(capacity, elapsed_ms());
+            let report = lane.frame(&frame, plan.mode, &mut pixels, &mut outputs).map_err(stage_failure)?;
+            let ms = elapsed_ms();
             contender.budget.observe(&report);
             if round >= WARM_UP {
                 contender.take(&report, ms, args);
@@ -134,8 +132,13 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
     Ok(())
 }
 
+pub(crate) fn frame_of(size: Size, data: &[u8]) -> Frame<'_> {
+    let step = size.width as usize * 3;
+    Frame { camera: CameraId(0), stamp: Stamp::default(), size, format: PixelFormat::Rgb8, step, data }
+}
+
 /// A size that the bundle cannot take is the user's to change.
-fn stage_failure(error: StageError) -> Failure {
+pub(crate) fn stage_failure(error: StageError) -> Failure {
     let code = if matches!(error, StageError::Frame(_)) { USAGE } else { DEVICE };
     Failure::new(code, error)
 }

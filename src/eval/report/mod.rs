@@ -2,6 +2,7 @@
 
 mod charts;
 mod comparison;
+mod curve;
 mod maps;
 mod page;
 mod panels;
@@ -10,6 +11,7 @@ mod scores;
 use std::fmt;
 
 pub use comparison::ComparisonReport;
+pub use curve::budget_page;
 pub use panels::{EntropyGrid, Measure, Panel};
 
 use super::Summary;
