@@ -133,3 +133,65 @@ impl Kernel for Softmax<'_> {
         softmax_entropy(isa, self.logits, self.beliefs);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::dense_reference::Random;
+    use super::super::super::evaluate::{Logits, gather_logits};
+    use super::super::super::features::site_features;
+    use super::super::super::sites::tests::sites_of;
+    use super::*;
+    use crate::bundle::manifest::ChannelOrder;
+    use crate::plan::Geometry;
+    use crate::types::Size;
+
+    #[test]
+    fn features_are_those_of_the_reference() {
+        for (classes, camera, grid) in [
+            (13, Size::new(160, 90), Size::new(40, 24)),
+            (2, Size::new(70, 50), Size::new(70, 50)),
+            (19, Size::new(200, 61), Size::new(33, 20)),
+        ] {
+            let mut random = Random::new(classes as u64);
+            let data = random.vector(classes * grid.pixels(), -3.0, 3.0);
+            let logits = Logits::new(&data, grid, classes);
+            let rgb: Vec<u8> = (0..camera.pixels() * 3).map(|i| (i * 7919 % 251) as u8).collect();
+            let normalisation =
+                Normalisation { order: ChannelOrder::Bgr, mean: [1.0, 120.0, 90.0], std: [50.0, 60.0, 70.0] };
+            let table = LevelTable::new(&normalisation);
+            let geometry = Geometry::pad(camera, grid);
+            let sites = sites_of(camera, &(0..camera.pixels()).map(|i| i * 7 % 11 < 5).collect::<Vec<_>>());
+            for upsample in [Upsample::Nearest, Upsample::Bilinear] {
+                let mut y1 = vec![0.0; sites.len() * classes];
+                gather_logits(&logits, &geometry, upsample, sites.pixels(), &mut y1);
+                for probabilities in [false, true] {
+                    let channels = if probabilities { 3 + classes } else { 3 };
+                    let mut expected = vec![0.0; sites.len() * channels];
+                    let y1 = probabilities.then_some(&y1[..]);
+                    site_features(&rgb, camera, &normalisation, sites.pixels(), y1, &mut expected);
+                    for set in InstructionSet::available() {
+                        let coarse = Coarse { logits, geometry: &geometry, upsample };
+                        let camera_features = CameraFeatures {
+                            set,
+                            table: &table,
+                            rgb: &rgb,
+                            width: camera.width,
+                            coarse,
+                            probabilities,
+                        };
+                        let width = channels.div_ceil(LANES);
+                        let mut out = vec![Lanes([f32::NAN; LANES]); sites.len() * width];
+                        camera_features.fill(0, sites.pixels(), width, &mut out);
+                        for (row, expected) in out.chunks(width).zip(expected.chunks(channels)) {
+                            let row = Lanes::as_floats(row);
+                            for (a, b) in row.iter().zip(expected) {
+                                assert!((a - b).abs() < 1e-6, "{classes} classes, {}: {a} {b}", set.name());
+                            }
+                            assert!(row[channels..].iter().all(|&x| x == 0.0), "filled up with zeros");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
