@@ -60,8 +60,8 @@ fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
     }
     match start_cuda(plan.clone(), format!("auto: {against}CUDA works")) {
         Err(BackendError::NotAvailable { why, .. }) => {
-            // Once, loudly; every report repeats the reason.
-            tracing::warn!("runs on the CPU: {against}{why}");
+            // Every report says the reason. No warning: most machines have no GPU, and standard error has one line a failure.
+            tracing::info!("runs on the CPU: {against}{why}");
             start_cpu(plan, format!("auto: {against}{why}"))
         }
         started => {
