@@ -130,10 +130,12 @@ impl ComparisonReport<'_> {
                 .to_owned();
         }
         let palette = Palette::new(self.classes);
+        // Captions are written as they are.
+        let names = [format!("A: {}", Escaped(a)), format!("B: {}", Escaped(b))];
         let panels: String = worst
             .iter()
             .map(|(share, panel)| {
-                let html = panel.to_html(&palette, [&format!("A: {a}"), &format!("B: {b}")]);
+                let html = panel.to_html(&palette, [&names[0], &names[1]]);
                 format!("<p class=\"note\">{} of the pixels differ</p>{html}", percent(Some(*share)))
             })
             .collect();
