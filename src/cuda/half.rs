@@ -66,7 +66,7 @@ mod tests {
                     let even = if half % 2 == 0 { half } else { half + 1 };
                     assert_eq!(half_bits(signed(middle)), even | sign, "{middle}");
                     let above = f32::from_bits((middle as f32).to_bits() + 1);
-                    assert_eq!(half_bits(signed(f64::from(above))), half + 1 | sign, "{above}");
+                    assert_eq!(half_bits(signed(f64::from(above))), (half + 1) | sign, "{above}");
                 }
             }
         }

@@ -201,10 +201,10 @@ impl Launcher<'_> {
         if matches!(gather, Gather::Same) {
             assert!(input.len() >= capacity * conv.chunks() * CHUNK);
         }
-        let (finish, floats, halves) = match &sink {
-            Sink::Store(out) => (0, Some(&**out), None),
-            Sink::Relu(out) => (1, None, Some(&**out)),
-            Sink::Add(out) => (2, Some(&**out), None),
+        let (finish, floats, halves) = match sink {
+            Sink::Store(out) => (0, Some(&*out), None),
+            Sink::Relu(out) => (1, None, Some(&*out)),
+            Sink::Add(out) => (2, Some(&*out), None),
         };
         assert!(floats.is_none_or(|out| out.len() >= capacity * conv.outputs));
         assert!(halves.is_none_or(|out| out.len() >= capacity * pitch(conv.outputs)));
