@@ -14,7 +14,7 @@ SOAK_S ?= 600
 SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
 .PHONY: help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon \
-    gpu-test gpu-test-tensorrt test-arm check bench soak setup clean
+    cuda-budgets gpu-test gpu-test-tensorrt gpu-bench test-arm check bench soak setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,15 @@ test-training: ## the Python training package (skipped with a message where PyTo
 test-cuda: ## the CUDA backend on an emulated driver: every schedule, injected faults (NVRTC from PyPI, once)
 	@scripts/setup.sh system
 	@scripts/test_cuda.sh
+
+cuda-budgets: ## registers, spills, shared memory and instructions of the kernels on every architecture; needs no GPU
+	@scripts/cuda_budgets.sh
+
+gpu-test: ## the CUDA tests on a real GPU, then under compute-sanitizer where it is installed
+	@scripts/gpu_test.sh
+
+gpu-bench: $(TOOL) ## the modes side by side on a real GPU, against the roofline of docs/gpu.md
+	@$(TOOL) bench --model engines/streets --size $(DEMO_SIZE) --frames 50 --backend cuda
 
 test-tensorrt: ## TensorRT without a GPU, against wheels from PyPI (skipped with a message where they cannot be had)
 	@scripts/setup.sh system

@@ -24,7 +24,8 @@ tests=$(cargo test --locked --no-run --test cuda --message-format=json 2>/dev/nu
     grep -o '"executable":"[^"]*/cuda-[^"]*"' | tail -n 1 | cut -d'"' -f4)
 [ -n "$tests" ] || { cargo test --locked --no-run --test cuda; exit 1; }
 
-CUEMU_SCHED=lazy step "schedule lazy, with injected faults" "$tests"
+# One multiprocessor: launches that loop over their work do loop.
+CUEMU_SCHED=lazy CUEMU_PROCESSORS=1 step "schedule lazy, with injected faults" "$tests"
 for seed in 1 2 3; do
     CUEMU_SCHED=prio CUEMU_SEED=$seed step "schedule prio, seed $seed" "$tests" --skip faults
     [ "${1:-}" != quick ] || break

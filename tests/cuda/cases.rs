@@ -48,6 +48,20 @@ impl Case {
         Self { name, plan, sizes: sizes.to_vec(), every_format: false, _dir: dir }
     }
 
+    /// Selection on the camera's pixels, four levels.
+    fn selecting_pixels(sizes: &[Size]) -> Self {
+        Self::new("bilinear selection", Mode::Refined, sizes, |bundle| {
+            let spec = spec(&[4, 8, 8, 8], 1, Features::RgbProbabilities, Bound::Image);
+            let bilinear = "[selector]\nupsample = \"bilinear\"";
+            bundle.with_refiner(&spec, |manifest| manifest.replace("[selector]", bilinear))
+        })
+    }
+
+    /// The same for one size of image.
+    pub(crate) fn bilinear(size: Size) -> Self {
+        Self::selecting_pixels(&[size])
+    }
+
     /// Every way through the kernels.
     pub(crate) fn all() -> Vec<Self> {
         let sizes = [Size::new(64, 48), Size::new(70, 50), Size::new(66, 90)];
@@ -64,11 +78,7 @@ impl Case {
                 let bgr = "fit = \"pad\"\nchannel_order = \"bgr\"";
                 bundle.with_refiner(&spec, |manifest| manifest.replace("fit = \"pad\"", bgr))
             }),
-            Self::new("bilinear selection", Mode::Refined, &sizes, |bundle| {
-                let spec = spec(&[4, 8, 8, 8], 1, Features::RgbProbabilities, Bound::Image);
-                let bilinear = "[selector]\nupsample = \"bilinear\"";
-                bundle.with_refiner(&spec, |manifest| manifest.replace("[selector]", bilinear))
-            }),
+            Self::selecting_pixels(&sizes),
             Self::new("coarse", Mode::Coarse, &sizes[..1], |bundle| bundle),
         ]
     }

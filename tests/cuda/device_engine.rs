@@ -134,7 +134,13 @@ fn a_network_on_the_slots_stream_gives_the_labels_of_the_cpu() {
         let got = stream(&cuda, &case, slots, 16);
         assert_eq!(got.len(), want.len());
         for (index, (got, want)) in got.iter().zip(&want).enumerate() {
-            assert!(got == want, "{slots} slots, frame {index}");
+            // The sparse network runs in halves here: a pixel on which it is undecided may go the other way.
+            let (Ok(got), Ok(want)) = (got, want) else {
+                assert_eq!(got, want, "{slots} slots, frame {index}");
+                continue;
+            };
+            let different = got.iter().zip(want).filter(|(got, want)| got != want).count();
+            assert!(different <= want.len() / 500, "{slots} slots, frame {index}: {different} pixels differ");
         }
         let seen = seen.lock().unwrap();
         // A segmenter, which is TensorRT's context, has one slot's addresses and stream and shares none of them.

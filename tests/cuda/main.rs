@@ -112,14 +112,39 @@ fn images_without_and_with_only_unsure_pixels_equal_the_cpu() {
     let size = Size::new(64, 48);
     let (mut cpu_slot, mut cuda_slot) = (cpu.slot(size).unwrap(), cuda.slot(size).unwrap());
     for (name, rgb) in [("bars", support::recording::bars(size)), ("grey", vec![128; size.pixels() * 3])] {
-        for alpha in [0.0, 0.4, 5.0] {
+        let frame = frame(size, PixelFormat::Rgb8, size.width as usize * 3, &rgb);
+        let (_, first) = labelled(&cpu, &mut cpu_slot, &frame, &case, size.pixels() as u32);
+        // An entropy that occurs is not above itself.
+        for alpha in [0.0, 0.4, 5.0, first.entropy[0], first.entropy[first.entropy.len() / 2]] {
             cpu.set_alpha(alpha);
             cuda.set_alpha(alpha);
-            let frame = frame(size, PixelFormat::Rgb8, size.width as usize * 3, &rgb);
             let want = labelled(&cpu, &mut cpu_slot, &frame, &case, size.pixels() as u32);
             let got = labelled(&cuda, &mut cuda_slot, &frame, &case, size.pixels() as u32);
             assert_same(&format!("{name} alpha {alpha}"), &want, &got);
         }
+    }
+}
+
+/// More positions than one pass of the single-block scan takes, and a threshold that cuts through ties.
+#[test]
+fn a_lattice_of_many_blocks_equals_the_cpu() {
+    if !wanted() {
+        return;
+    }
+    let case = Case::bilinear(Size::new(704, 400));
+    let (cpu, cuda) = case.backends();
+    let size = case.sizes[0];
+    let (mut cpu_slot, mut cuda_slot) = (cpu.slot(size).unwrap(), cuda.slot(size).unwrap());
+    // Flat bars: whole regions share one entropy.
+    let rgb = support::recording::bars(size);
+    cpu.set_alpha(0.0);
+    cuda.set_alpha(0.0);
+    for budget in [5, 1003] {
+        let frame = frame(size, PixelFormat::Rgb8, size.width as usize * 3, &rgb);
+        let want = labelled(&cpu, &mut cpu_slot, &frame, &case, budget);
+        assert_eq!(want.0.pixels_refined, budget);
+        let got = labelled(&cuda, &mut cuda_slot, &frame, &case, budget);
+        assert_same(&format!("budget {budget}"), &want, &got);
     }
 }
 

@@ -53,7 +53,7 @@ api! {
             5..=7 => 65535,  // grid
             8 => 49152,      // shared memory per block
             10 => 32,        // warp
-            16 => 16,        // multiprocessors
+            16 => config().processors, // multiprocessors
             39 => 2048,      // threads per multiprocessor
             75 => config().capability / 10,
             76 => config().capability % 10,

@@ -11,6 +11,7 @@
 //! | `CUEMU_MALLOC` | 1: plain heap in place of guard pages, for ASan | 0 |
 //! | `CUEMU_MEMORY` | bytes of device memory | 8 GiB |
 //! | `CUEMU_CAPABILITY` | compute capability times ten | 87 |
+//! | `CUEMU_PROCESSORS` | multiprocessors; few make looping launches loop | 16 |
 //! | `CUEMU_FAIL` | faults to inject, see [`crate::faults`] | none |
 //! | `CUEMU_LOG` | 1: one line per kernel launch | 0 |
 
@@ -37,6 +38,7 @@ pub struct Config {
     pub log: bool,
     pub memory: usize,
     pub capability: c_int,
+    pub processors: c_int,
 }
 
 pub fn config() -> &'static Config {
@@ -59,6 +61,7 @@ pub fn config() -> &'static Config {
         log: number("CUEMU_LOG", 0) != 0,
         memory: number("CUEMU_MEMORY", 8 << 30) as usize,
         capability: number("CUEMU_CAPABILITY", 87) as c_int,
+        processors: number("CUEMU_PROCESSORS", 16) as c_int,
     })
 }
 
