@@ -171,7 +171,13 @@ impl Stream {
     /// The host waits for all that was enqueued.
     pub fn synchronize(&self) -> Status {
         match config().sched {
-            Sched::Threads => {}
+            Sched::Threads => {
+                let mut queue = lock(&self.queue);
+                while queue.busy || !queue.ops.is_empty() {
+                    queue = self.idle.wait(queue).unwrap_or_else(|e| e.into_inner());
+                }
+            }
+            // What another host thread adds from here on is not waited for: nobody but that thread would run it.
             Sched::Lazy => {
                 let _turn = lock(&TURN);
                 self.run_until(&|| self.is_empty());
@@ -180,10 +186,6 @@ impl Stream {
                 let _turn = lock(&TURN);
                 run_by_priority(&|| self.is_empty());
             }
-        }
-        let mut queue = lock(&self.queue);
-        while queue.busy || !queue.ops.is_empty() {
-            queue = self.idle.wait(queue).unwrap_or_else(|e| e.into_inner());
         }
         tsan::acquire(&self.idle);
         sticky()
