@@ -6,7 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 features=onnx-ort,ros,fault-injection
 [ $# -gt 0 ] || scripts/ros_cargo.sh test --locked --features $features --lib ros::
-scripts/ros_cargo.sh build --profile test --locked --features $features --bins
+# Tests of the command line need the programs, so cargo makes them; `cargo build` would make all of it again, since without
+# the tests' own dependencies other features of shared ones are on.
+scripts/ros_cargo.sh test --no-run --locked --features $features --test cli
 install=${SPARSE_REFINE_ROS_INSTALL:-$PWD/.ros}
 built=${CARGO_TARGET_DIR:-$PWD/target}/debug
 # In the installed tree, though not in the place of what `make ros` installs: programs find libraries and models from there.

@@ -60,8 +60,12 @@ fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
     }
     match start_cuda(plan.clone(), format!("auto: {against}CUDA works")) {
         Err(BackendError::NotAvailable { why, .. }) => {
-            // Every report says the reason. No warning: most machines have no GPU, and standard error has one line a failure.
-            tracing::info!("runs on the CPU: {against}{why}");
+            // Every report says the reason. A warning only where a GPU is expected: most machines have none.
+            if built_for().is_some() || cuda::has_driver() {
+                tracing::warn!("runs on the CPU: {against}{why}");
+            } else {
+                tracing::info!("runs on the CPU: {why}");
+            }
             start_cpu(plan, format!("auto: {against}{why}"))
         }
         started => {

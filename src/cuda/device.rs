@@ -18,12 +18,19 @@ pub struct Device {
     capability: u32,
 }
 
+/// Whether NVIDIA's driver is installed. Who has it expects it to be used.
+#[allow(unsafe_code, reason = "cudarc marks the question whether a library is there unsafe")]
+pub fn has_driver() -> bool {
+    // SAFETY: opens and closes a shared library by name.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
 impl Device {
     /// Opens the first device.
-    #[allow(unsafe_code, reason = "cudarc marks the question whether a library is there unsafe")]
+    #[allow(unsafe_code, reason = "cudarc marks the end of its own event tracking unsafe")]
     pub fn open() -> Result<Self, CudaError> {
-        // SAFETY: opens and closes a shared library by name. cudarc panics where it is absent, so ask first.
-        if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        // cudarc panics where the driver is absent, so ask first.
+        if !has_driver() {
             return Err(CudaError::NoDriver);
         }
         let no_device = |why: String| CudaError::NoDevice { why };

@@ -59,6 +59,11 @@ impl Footprint {
 /// A slot nobody can have.
 pub enum CudaSlot {}
 
+/// Nothing of a driver matters to this build.
+pub fn has_driver() -> bool {
+    false
+}
+
 /// Whether CUDA works here, in one sentence.
 pub fn state() -> (bool, String) {
     (false, WHY.to_owned())

@@ -19,7 +19,7 @@ mod slot;
 mod weights;
 
 pub use backend::{CudaBackend, Inspection};
-pub use device::Device;
+pub use device::{Device, has_driver};
 pub use error::CudaError;
 pub use footprint::Footprint;
 pub use half::Precision;
