@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import FULL, SMALL, TOOL, diagnostics, image, picture, qos, stamp_ns
+from conftest import FULL, ROOT, SMALL, TOOL, diagnostics, image, picture, qos, stamp_ns
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -99,7 +99,9 @@ def test_live_labels_equal_replay_labels(peer, start, bundle, tmp_path):
 
 
 def test_overload_drops_the_oldest_and_keeps_the_age_bounded(peer, start):
-    start(warm_up_size="3840x2160", threads=1)
+    # The shipped bundle on one thread takes several times what ROS takes to bring 25 MB; how long that is, is not the node's
+    # doing.
+    start(model=str(ROOT / "engines/streets"), warm_up_size="3840x2160", threads=1, max_fraction=0.05)
     timing = peer.listen(FrameTiming, TIMING)
     frame = bytearray(serialize_message(image(picture(FULL), 0)))
     out = peer.publisher(Image, INPUT, qos(False, 1))
