@@ -1,6 +1,7 @@
 """Trains the sparse refiner, gate and fuser on full-resolution crops, behind a frozen segmenter.
 
-Use other scenes than the segmenter's: on those it is more certain than it will be on new ones.
+Use other scenes than the segmenter's: on those it is more certain than it will be on new ones. With too few scenes for
+that, train one segmenter for each part left out and give them all (`--fold-segmenters`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augment", choices=augment.KINDS, default="mild", help="strong: as METHODS 1.4 (mild)")
     parser.add_argument("--class-weights", choices=WEIGHTS, default="mild", help="weight of rare classes (mild)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
+    parser.add_argument(
+        "--fold-segmenters", nargs="+", default=[], metavar="SEGMENTER",
+        help="K-th of N: trained by `segmenter --without-fold K/N`, it is asked about the scenes it has not seen",
+    )
     parser.add_argument("--leave-out", action="append", default=[], help="stem of a scene not to train on; repeatable")
     loop.add_options(parser, learning_rate=4e-3)
 
@@ -92,18 +97,31 @@ def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
         if side % crop_step:
             raise DataError(f"--crop {options.crop[1]}x{options.crop[0]}: both must be multiples of {crop_step}")
     frozen = coarse.open_segmenter(options, sets[0])
+    asked = segmenters_of_scenes(options, sets, frozen)
     rng = np.random.default_rng(options.seed)
     scenes, left_out = [], set(options.leave_out)
     for scene in (scene for data in sets for scene in data.scenes):
         if scene.name in left_out:
             continue
         image, label = scene.read(len(names))
-        scenes.append(crops.prepare(image, label, frozen, options.alpha, len(names), rng, scene.image))
+        scenes.append(crops.prepare(image, label, asked[scene.image], options.alpha, len(names), rng, scene.image))
     if not scenes:
         raise DataError("--leave-out leaves no scene to train on")
     share = np.mean([scene.selected.mean() for scene in scenes])
     print(f"{len(scenes)} scenes, {100 * share:.1f} % of the cells selected", flush=True)
     return sets, frozen, scenes
+
+
+def segmenters_of_scenes(options: argparse.Namespace, sets: list, frozen: coarse.Frozen) -> dict:
+    """Path of each picture: the segmenter to ask about it, which with `--fold-segmenters` has not been trained on it."""
+    asked = {scene.image: frozen for data in sets for scene in data.scenes}
+    for number, path in enumerate(options.fold_segmenters):
+        other = coarse.open_segmenter(argparse.Namespace(**{**vars(options), "segmenter": path}), sets[0])
+        if other.size != frozen.size or len(other.classes) != len(frozen.classes):
+            raise DataError(f"{path} has another size or other classes than {options.segmenter}")
+        for data in sets:
+            asked.update((scene.image, other) for scene in data.folds(len(options.fold_segmenters))[number])
+    return asked
 
 
 def crop_step(options: argparse.Namespace) -> int:

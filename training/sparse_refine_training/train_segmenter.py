@@ -19,6 +19,7 @@ def add_command(commands):
     parser.add_argument("--crop", type=size, default=(320, 480), help="training window on the grid (480x320)")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--limit", type=int, help="use the first scenes only")
+    parser.add_argument("--without-fold", metavar="K/N", help="leave the K-th of N parts of the scenes out")
     loop.add_options(parser, learning_rate=2e-3)
     parser.set_defaults(run=run)
 
@@ -36,7 +37,7 @@ def run(options):
             raise DataError(f"--{name} {width}x{height}: both must be multiples of {MULTIPLE}")
     if options.crop[0] > options.size[0] or options.crop[1] > options.size[1]:
         raise DataError(f"--crop {options.crop[::-1]} exceeds --size {options.size[::-1]}")
-    data = Dataset.open(options.data, options.limit)
+    data = Dataset.open(options.data, options.limit).without_fold(options.without_fold)
     images, shares = load(data, options.size)
     classes = len(data.classes)
     weights = class_weights(shares)
