@@ -65,7 +65,8 @@ class LabelLoss:
 
     def __init__(self, label_of_channel: Iterable, labels: int, weights: torch.Tensor | None = None) -> None:
         channels = [int(label) for label in label_of_channel]
-        self.weights = weights
+        self.weights = torch.zeros(IGNORE + 1)  # of every label value
+        self.weights[:labels] = 1.0 if weights is None else weights
         self.groups = None
         if channels != list(range(labels)):
             self.groups = torch.zeros(len(channels), labels)
@@ -75,15 +76,19 @@ class LabelLoss:
         for label in channels:
             self.lookup[label] = label
 
+    def to(self, device: torch.device) -> LabelLoss:
+        self.weights, self.lookup = self.weights.to(device), self.lookup.to(device)
+        self.groups = None if self.groups is None else self.groups.to(device)
+        return self
+
     def __call__(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label = self.lookup[label]
         log_p = logits.log_softmax(1)
         if self.groups is not None:
             log_p = (log_p.exp() @ self.groups).clamp(min=1e-8).log()
-        total = F.nll_loss(log_p, label, self.weights, ignore_index=IGNORE, reduction="sum")
-        if self.weights is None:
-            return total / (label != IGNORE).sum().clamp(min=1)
-        return total / self.weights[label[label != IGNORE]].sum().clamp(min=1)
+        known = self.weights[: logits.shape[1]] if self.groups is None else self.weights[: self.groups.shape[1]]
+        total = F.nll_loss(log_p, label, known, ignore_index=IGNORE, reduction="sum")
+        return total / self.weights[label].sum().clamp(min=1)
 
 
 def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
@@ -140,7 +145,8 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
     weights = None
     if options.class_weights == "mild":
         weights = mild_weights(sum(scene.pixels for scene in scenes).astype(np.float64))
-    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights)
+    device = loop.device(options)
+    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights).to(device)
     model = Refiner(options.planes, options.blocks, len(frozen.classes), options.features, options.bound)
     facts = {
         "kind": "refiner",
@@ -161,7 +167,9 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
         mask, rgb, y1, label = crops.batch(
             scenes, options.crop, options.batch, crop_step, options.augment, frozen, rng
         )
-        y2, out = model(model.pyramid(mask), rgb, y1)
+        pyramid = model.pyramid(mask).to(device)
+        rgb, y1, label = (tensor.to(device) for tensor in (rgb, y1, label))
+        y2, out = model(pyramid, rgb, y1)
         return loss(y2, label) + loss(out, label)
 
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)

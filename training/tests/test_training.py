@@ -187,6 +187,42 @@ def test_training_survives_images_without_sites():
         assert torch.isfinite(loss)
 
 
+def test_a_step_works_where_the_tensors_are():
+    """`meta` has no values but refuses to mix devices: every tensor of a step follows the model."""
+    if int(torch.__version__.split(".")[0]) < 2:
+        pytest.skip("index_select of meta tensors gives a wrong shape before PyTorch 2")
+    meta = torch.device("meta")
+    mask = torch.rand(2, 32, 48, generator=torch.Generator().manual_seed(0)) > 0.5
+    model = Refiner([8, 8, 8], 1, 4, "rgb+probabilities")
+    pyramid = model.pyramid(mask).to(meta)
+    sites = int(mask.sum())
+    rgb, y1 = torch.zeros(sites, 3, device=meta), torch.zeros(sites, 4, device=meta)
+    label = torch.zeros(sites, dtype=torch.long, device=meta)
+    for channels in (range(4), (0, 0, 1, 2)):
+        loss = train_refiner.LabelLoss(channels, 4, torch.ones(4)).to(meta)
+        y2, out = model.to(meta)(pyramid, rgb, y1)
+        (loss(y2, label) + loss(out, label)).backward()
+    assert all(parameter.grad.device == meta for parameter in model.parameters())
+
+
+def test_label_loss_is_the_weighted_mean_of_the_labelled_sites():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 3.0]])
+    label, weights = torch.tensor([0, 255, 2]), torch.tensor([0.5, 1.0, 2.0])
+    of_site = -logits.log_softmax(1)[[0, 2], [0, 2]]
+    plain, weighted = (train_refiner.LabelLoss(range(3), 3, w)(logits, label) for w in (None, weights))
+    assert torch.isclose(plain, of_site.mean())
+    assert torch.isclose(weighted, (of_site * torch.tensor([0.5, 2.0])).sum() / 2.5)
+    assert train_refiner.LabelLoss(range(3), 3)(logits, torch.full((3,), 255)) == 0
+
+
+def test_a_gpu_that_is_not_there_is_said(trained, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    text = SEGMENTER + " --steps 1 --device cuda"
+    with pytest.raises(DataError, match="no GPU"):
+        train_segmenter.run(command(text, data=trained[0] / "data", out=tmp_path / "x.pt"))
+
+
 def test_segmenter_cost_and_stride():
     model = Segmenter(13)
     assert macs(model, (544, 960)) < 2.5e9
