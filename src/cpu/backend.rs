@@ -319,6 +319,9 @@ impl Backend for CpuBackend {
             outputs.entropy.clear();
             outputs.entropy_size = Size::default();
             if extras.entropy {
+                let mut selection = std::mem::take(&mut slot.selection);
+                selection.complete_entropy(&slot.logits(self.classes()), &slot.grid_geometry);
+                slot.selection = selection;
                 outputs.entropy_size = slot.selection.lattice();
                 outputs.entropy.extend_from_slice(slot.selection.entropy());
             }

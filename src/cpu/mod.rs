@@ -3,6 +3,7 @@
 
 mod backend;
 pub mod bilinear;
+mod certain;
 #[cfg(test)]
 mod dense_reference;
 pub mod entropy;

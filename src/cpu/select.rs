@@ -4,8 +4,11 @@
 //! that map to them; with `bilinear` the camera's pixels themselves. With `nearest` that is bit-equal to upsampling
 //! the logits first (METHODS 1.6). Results do not depend on the number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
+use super::certain::{certain_cells, worthwhile};
 use super::evaluate::{Logits, cells_of_row, pixels_of_row};
 use super::upsample::Tap;
 use crate::bundle::manifest::Upsample;
@@ -41,6 +44,10 @@ pub struct Selection {
     labels: Vec<u8>,
     kept: Vec<bool>,
     taps: Vec<Tap>,
+    /// With `bilinear`, the first camera column of each cell of [`Selection::certain`], then the camera's width.
+    cell_columns: Vec<u32>,
+    /// Of each cell the label of all its pixels, none of them selected, or [`UNLABELLED`]. Empty where nobody looked.
+    certain: Vec<u8>,
     histogram: Vec<u64>,
     counts: SelectionCounts,
 }
@@ -60,6 +67,11 @@ impl Selection {
     ) {
         assert_eq!(logits.size(), geometry.grid);
         self.lay_out(geometry, upsample);
+        self.certain.clear();
+        if upsample == Upsample::Bilinear && worthwhile(geometry.grid.pixels(), geometry.camera.pixels()) {
+            self.certain.resize(geometry.grid.pixels(), UNLABELLED);
+            certain_cells(logits, alpha, &mut self.certain);
+        }
         let width = self.lattice.width as usize;
         let rows = self
             .entropy
@@ -68,26 +80,44 @@ impl Selection {
             .zip(self.kept.par_chunks_mut(width))
             .enumerate();
         let (starts, columns, taps) = (&self.rows, &self.columns, &self.taps);
+        let (certain, cell_columns) = (&self.certain, &self.cell_columns);
         let (selected, non_finite) = rows
             .map(|(row, ((entropy, labels), kept))| {
+                let height = starts[row + 1] - starts[row];
+                let mut found = (0, 0);
+                let mut settle = |run: Range<usize>, entropy: &[f32], labels: &[u8], kept: &mut [bool]| {
+                    let pixels = columns[run.start..=run.end].windows(2).map(|c| height * (c[1] - c[0]));
+                    for (((pixels, &entropy), &label), kept) in pixels.zip(entropy).zip(labels).zip(kept) {
+                        let finite = label != UNLABELLED;
+                        // A cell of padding stands for no pixel.
+                        *kept = finite && entropy > alpha && pixels > 0;
+                        found.0 += if *kept { pixels } else { 0 };
+                        found.1 += u32::from(!finite);
+                    }
+                };
                 match upsample {
-                    Upsample::Nearest => cells_of_row(logits, row as u32, entropy, labels),
+                    Upsample::Nearest => {
+                        cells_of_row(logits, row as u32, entropy, labels);
+                        settle(0..width, entropy, labels, kept);
+                    }
                     Upsample::Bilinear => {
                         let tap = Tap::new(row as u32, geometry.canvas.height, logits.size().height);
-                        pixels_of_row(logits, tap, taps, entropy, labels);
+                        let cells = certain.get(tap.low as usize * geometry.grid.width as usize..);
+                        for (run, label) in runs(cells.unwrap_or_default(), cell_columns, width) {
+                            let (entropy, labels) = (&mut entropy[run.clone()], &mut labels[run.clone()]);
+                            let kept = &mut kept[run.clone()];
+                            if label == UNLABELLED {
+                                pixels_of_row(logits, tap, &taps[run.clone()], entropy, labels);
+                                settle(run, entropy, labels, kept);
+                            } else {
+                                entropy.fill(0.0);
+                                labels.fill(label);
+                                kept.fill(false);
+                            }
+                        }
                     }
                 }
-                let height = starts[row + 1] - starts[row];
-                let (mut selected, mut non_finite) = (0, 0);
-                for (column, kept) in kept.iter_mut().enumerate() {
-                    let pixels = height * (columns[column + 1] - columns[column]);
-                    let finite = labels[column] != UNLABELLED;
-                    // A cell of padding stands for no pixel.
-                    *kept = finite && entropy[column] > alpha && pixels > 0;
-                    selected += if *kept { pixels } else { 0 };
-                    non_finite += u32::from(!finite);
-                }
-                (selected, non_finite)
+                found
             })
             .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let non_finite_cells = match upsample {
@@ -102,6 +132,22 @@ impl Selection {
         }
     }
 
+    /// Computes the entropies that the last selection, of the same logits, did without: of pixels that the corners of their
+    /// cell show to be below alpha.
+    pub fn complete_entropy(&mut self, logits: &Logits<'_>, geometry: &Geometry) {
+        if self.certain.is_empty() {
+            return;
+        }
+        self.certain.clear();
+        let width = self.lattice.width as usize;
+        let taps = &self.taps;
+        let rows = self.entropy.par_chunks_mut(width).zip(self.labels.par_chunks_mut(width)).enumerate();
+        rows.for_each(|(row, (entropy, labels))| {
+            let tap = Tap::new(row as u32, geometry.canvas.height, logits.size().height);
+            pixels_of_row(logits, tap, taps, entropy, labels);
+        });
+    }
+
     /// Sizes every buffer for a geometry.
     fn lay_out(&mut self, geometry: &Geometry, upsample: Upsample) {
         let camera = geometry.camera;
@@ -110,6 +156,7 @@ impl Selection {
         self.rows.clear();
         self.columns.clear();
         self.taps.clear();
+        self.cell_columns.clear();
         match upsample {
             Upsample::Nearest => {
                 self.lattice = geometry.grid;
@@ -121,6 +168,8 @@ impl Selection {
                 self.rows.extend(0..=camera.height);
                 self.columns.extend(0..=camera.width);
                 Tap::fill(&mut self.taps, camera.width, geometry.canvas.width, geometry.grid.width);
+                let first = |cell| self.taps.partition_point(|tap| tap.low < cell) as u32;
+                self.cell_columns.extend((0..=geometry.grid.width).map(first));
             }
         }
         self.entropy.resize(self.lattice.pixels(), 0.0);
@@ -200,7 +249,8 @@ impl Selection {
         self.lattice
     }
 
-    /// Entropy in nats, row-major; 0 where logits are not finite.
+    /// Entropy in nats, row-major; 0 where logits are not finite, and, until [`Selection::complete_entropy`], where it was
+    /// not needed.
     pub fn entropy(&self) -> &[f32] {
         &self.entropy
     }
@@ -277,6 +327,33 @@ impl Selection {
     }
 }
 
+/// The pixels of a camera row in runs: of cells with the same label, or of cells without, all in one where there are none.
+///
+/// `cells` starts with the row's cells; cell `c` has the pixels `columns[c]..columns[c + 1]`.
+fn runs<'a>(
+    cells: &'a [u8],
+    columns: &'a [u32],
+    width: usize,
+) -> impl Iterator<Item = (Range<usize>, u8)> + 'a {
+    let mut cell = 0;
+    let last = columns.len() - 1;
+    std::iter::from_fn(move || {
+        if cell >= last {
+            return None;
+        }
+        let Some(&label) = cells.get(cell) else {
+            cell = last;
+            return Some((0..width, UNLABELLED));
+        };
+        let start = columns[cell] as usize;
+        while cell < last && cells[cell] == label {
+            cell += 1;
+        }
+        Some((start..columns[cell] as usize, label))
+    })
+    .filter(|(run, _)| !run.is_empty())
+}
+
 fn split_blocks<T: Send>(
     image: &mut [T],
     pitch: usize,
@@ -325,6 +402,7 @@ mod tests {
 
     /// Selection as METHODS 1.1 tells it: logits at every pixel, then entropy, then a sort.
     struct Reference {
+        entropy: Vec<f32>,
         labels: Vec<u8>,
         mask: Vec<bool>,
         counts: SelectionCounts,
@@ -376,7 +454,7 @@ mod tests {
         let non_finite_cells = if read { logits.non_finite_cells() } else { 0 };
         let counts =
             SelectionCounts { selected, kept, dropped: selected - kept, dropped_entropy, non_finite_cells };
-        Reference { labels, mask, counts }
+        Reference { entropy, labels, mask, counts }
     }
 
     fn check(
@@ -405,6 +483,18 @@ mod tests {
                 let want = inside && want.mask[row * camera.width as usize + column];
                 assert_eq!(words[column / 64] >> (column % 64) & 1 == 1, want, "pixel {row},{column}");
             }
+        }
+        let position = |pixel: usize| match upsample {
+            Upsample::Nearest => {
+                let (row, column) = (pixel as u32 / camera.width, pixel as u32 % camera.width);
+                (geometry.cell_row(row) * geometry.grid.width + geometry.cell_column(column)) as usize
+            }
+            Upsample::Bilinear => pixel,
+        };
+        let mut whole = selection.clone();
+        whole.complete_entropy(logits, geometry);
+        for (pixel, &entropy) in want.entropy.iter().enumerate() {
+            assert_eq!(whole.entropy()[position(pixel)].to_bits(), entropy.to_bits(), "pixel {pixel}");
         }
         let counts = selection.counts();
         assert!((counts.dropped_entropy - want.counts.dropped_entropy).abs() < 1e-6);
@@ -449,11 +539,13 @@ mod tests {
             classes in 1_usize..6,
             seed in any::<u64>(),
             steps in prop::sample::select(vec![2_u64, 3, 1000]),
+            sharpness in prop::sample::select(vec![1.0_f32, 10.0]),
             alpha in prop::sample::select(vec![0.0_f32, 0.2, 0.6, 1.0, 3.0]),
             share in 0.0_f64..1.2,
             tainted in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
         ) {
             let mut data = synthetic(geometry.grid, classes, seed, steps);
+            data.iter_mut().for_each(|logit| *logit *= sharpness);
             for index in tainted {
                 let index = index.index(data.len());
                 data[index] = if index % 2 == 0 { f32::NAN } else { f32::INFINITY };
@@ -476,6 +568,29 @@ mod tests {
         assert!(!some.kept()[5], "e == alpha");
         let below = f32::from_bits(alpha.to_bits() - 1);
         assert!(check(&logits, &geometry, Upsample::Nearest, below, u32::MAX).kept()[5]);
+    }
+
+    #[test]
+    fn bilinear_skips_cells_whose_corners_decide_and_nothing_else() {
+        // Two regions with a boundary, a single unsure corner, and one class that is far ahead.
+        let geometry = Geometry::pad(Size::new(397, 203), Size::new(40, 24));
+        let width = geometry.grid.width as usize;
+        let mut data = vec![0.0; 3 * geometry.grid.pixels()];
+        for cell in 0..geometry.grid.pixels() {
+            let class = usize::from(cell % width > 17);
+            data[class * geometry.grid.pixels() + cell] = 25.0;
+        }
+        data[2 * geometry.grid.pixels() + 5 * width + 6] = 24.9;
+        let logits = Logits::new(&data, geometry.grid, 3);
+        let found = check(&logits, &geometry, Upsample::Bilinear, 0.1, u32::MAX);
+        let skipped = found.certain.iter().filter(|&&label| label != UNLABELLED).count();
+        // A column of cells between the regions, and the four around the unsure corner.
+        assert_eq!(skipped, geometry.grid.pixels() - geometry.grid.height as usize - 4);
+        assert!(found.counts().kept > 0 && found.counts().kept < 397 * 203 / 10);
+        // With a threshold that nothing exceeds, and with none that anything misses.
+        check(&logits, &geometry, Upsample::Bilinear, f32::INFINITY, u32::MAX);
+        let all = check(&logits, &geometry, Upsample::Bilinear, -1.0, u32::MAX);
+        assert_eq!(all.counts().kept, 397 * 203);
     }
 
     #[test]
