@@ -10,6 +10,7 @@ mod block;
 mod gate;
 mod inputs;
 mod isa;
+mod layers;
 mod network;
 mod patches;
 mod refiner;

@@ -9,11 +9,12 @@ use super::super::sites::{Pixel, SiteSet};
 use super::super::sparse_conv::Affine;
 use super::block::{Block, Step};
 use super::isa::{InstructionSet, Lanes, dispatch};
+use super::layers::{Scratch, Strip, activate, rows, rows_mut, with_scratch};
 use super::patches::Patches;
 use super::rows::{Activation, Epilogue, Rows, RowsMut};
-use super::strided::{Activate, Down, Pointwise, Taps, Up};
-use super::strips::{Split, Strips, grow, site_range, split};
-use super::winograd::{Convolve, Winograd, WinogradScratch};
+use super::strided::{Down, Pointwise, Taps, Up};
+use super::strips::{Split, Strips, grow, split};
+use super::winograd::Winograd;
 use crate::bundle::refiner::{Linear, RefinerSpec, RefinerWeights};
 use crate::types::{MAX_LEVELS, Size};
 
@@ -78,26 +79,6 @@ struct LevelMemory {
     outside: Vec<Lanes>,
     /// Result of the blocks on the way down.
     x: Vec<Lanes>,
-}
-
-/// What one thread needs for one strip.
-#[derive(Debug, Default)]
-struct Scratch {
-    x: Vec<Lanes>,
-    skip: Vec<Lanes>,
-    activated: Vec<Lanes>,
-    hidden: Vec<Lanes>,
-    winograd: WinogradScratch,
-}
-
-/// A level while a strip of it is computed.
-struct Strip<'a> {
-    set: InstructionSet,
-    sites: &'a SiteSet,
-    patches: &'a Patches,
-    strips: &'a Strips,
-    strip: usize,
-    width: usize,
 }
 
 impl NetworkMemory {
@@ -172,6 +153,7 @@ impl Network {
             let width = self.levels[i].width;
             let x = &mut x[..own.len() * width];
             split(Split { starts: &strips.starts, width, smallest: 1 }, x, &|strip, starts, x| {
+                let _span = tracing::trace_span!("down", level = i, strip).entered();
                 let x = RowsMut { data: x, base: starts[0], width };
                 let strip = Strip { set: self.set, sites: own, patches, strips, strip, width };
                 with_scratch(scratch, |scratch| match i {
@@ -201,6 +183,7 @@ impl Network {
                 Split { starts: &strips.starts, width: out_width, smallest: 1 },
                 out,
                 &|strip, starts, out| {
+                    let _span = tracing::trace_span!("up", level = i, strip).entered();
                     let out = RowsMut { data: out, base: starts[0], width: out_width };
                     let strip = Strip { set: self.set, sites: own, patches, strips, strip, width };
                     with_scratch(scratch, |scratch| self.ascend(&strip, i, descent, x, coarse, out, scratch));
@@ -458,67 +441,4 @@ fn fine_rows(fine: &SiteSet, coarse: &Range<u32>) -> Range<usize> {
     let Size { height, .. } = fine.size();
     let end = (2 * coarse.end + 1).min(height);
     fine.before_row((2 * coarse.start).min(height)) as usize..fine.before_row(end) as usize
-}
-
-fn rows<'a>(data: &'a [Lanes], sites: &Range<usize>, width: usize) -> Rows<'a> {
-    Rows { data, base: sites.start as u32, width }
-}
-
-fn rows_mut<'a>(data: &'a mut [Lanes], sites: &Range<usize>, width: usize) -> RowsMut<'a> {
-    RowsMut { data, base: sites.start as u32, width }
-}
-
-fn activate(
-    set: InstructionSet,
-    sites: &Range<usize>,
-    source: Rows<'_>,
-    how: &Activation,
-    out: &mut [Lanes],
-) {
-    let activated = Some((how, rows_mut(out, sites, source.width)));
-    let epilogue = Epilogue { activated, ..Epilogue::default() };
-    dispatch(set, Activate { first: sites.start as u32, count: sites.len(), source, epilogue });
-}
-
-/// Lends a thread its scratch. `work` must not hand over to rayon.
-fn with_scratch(scratch: &[Mutex<Scratch>], work: impl FnOnce(&mut Scratch)) {
-    let thread = rayon::current_thread_index().unwrap_or(0) % scratch.len();
-    work(&mut scratch[thread].lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-impl Strip<'_> {
-    /// Sites of the strip and `halo` rows of tiles around it.
-    fn range(&self, halo: u32) -> Range<usize> {
-        site_range(self.sites, &self.strips.widened(self.strip, halo))
-    }
-
-    fn convolve(
-        &self,
-        conv: &Winograd,
-        halo: u32,
-        sources: &[Rows<'_>],
-        epilogue: Epilogue<'_>,
-        scratch: &mut WinogradScratch,
-    ) {
-        let patches = self.patches.rows(self.strips.widened(self.strip, halo));
-        dispatch(self.set, Convolve { conv, patches, sources, epilogue, scratch });
-    }
-
-    /// `relu(bn2(conv1(...)))` of a block into `hidden`.
-    fn first_half(
-        &self,
-        block: &Block,
-        halo: u32,
-        sources: &[Rows<'_>],
-        hidden: &mut [Lanes],
-        scratch: &mut WinogradScratch,
-    ) {
-        let raw = Some(rows_mut(hidden, &self.range(halo), self.width));
-        let epilogue = Epilogue { bias: Some(&block.bias), rectify: true, raw, ..Epilogue::default() };
-        self.convolve(&block.conv1, halo, sources, epilogue, scratch);
-    }
-
-    fn activate(&self, sites: &Range<usize>, source: Rows<'_>, how: &Activation, out: &mut [Lanes]) {
-        activate(self.set, sites, source, how, out);
-    }
 }
