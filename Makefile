@@ -14,7 +14,7 @@ SOAK_S ?= 600
 SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
 .PHONY: help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon \
-    cuda-budgets gpu-test gpu-test-tensorrt gpu-bench test-arm check bench soak setup clean
+    cuda-budgets gpu-test gpu-test-tensorrt gpu-bench test-arm check bench bench-prepare bench-instructions soak setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,9 +98,14 @@ test-colcon: ## `colcon build` with only this repository in src/, and what it in
 check: ## formatting, lints, documentation, licences, every feature set
 	@scripts/check.sh
 
-bench: $(TOOL) ## every table of docs/PERFORMANCE.md, into out/bench (BENCH_FRAMES=10; takes about ten minutes)
-	@scripts/setup.sh system python
+bench: ## every table of docs/PERFORMANCE.md, into out/bench/tables.md; takes about 15 minutes after bench-prepare
 	@OUT=$(OUT) scripts/bench.sh engines/streets
+
+bench-prepare: ## builds and installs all that `make bench` measures; `make ros` before it adds the node
+	@OUT=$(OUT) scripts/bench.sh prepare engines/streets
+
+bench-instructions: ## instructions of the hot stages against benches/instructions.json (skipped without valgrind)
+	@scripts/bench_instructions.py
 
 test-arm: ## the kernels on NEON, cross-compiled and run under QEMU (skipped with a message where that is missing)
 	@scripts/test_arm.sh

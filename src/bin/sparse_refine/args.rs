@@ -212,6 +212,12 @@ pub(crate) struct BenchArgs {
     /// Instead: refine within several budgets and score the labels. FILE gets the curve as a page.
     #[arg(long, value_name = "FILE")]
     pub(crate) curve: Option<PathBuf>,
+    /// Instead: K cameras at once as fast as they go, refined; frames per second and latency.
+    #[arg(long, value_name = "K", conflicts_with_all = ["curve", "compare"], value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub(crate) cameras: Option<u16>,
+    /// With --cameras: frames in flight [default: 1 on a CPU].
+    #[arg(long, value_name = "N", requires = "cameras")]
+    pub(crate) slots: Option<usize>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }

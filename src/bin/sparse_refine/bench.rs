@@ -11,14 +11,14 @@ use sparse_refine::pipeline::{
 use sparse_refine::plan::Plan;
 use sparse_refine::start::{Started, start};
 use sparse_refine::synth::{SceneSpec, render};
-use sparse_refine::types::{CameraId, Frame, FrameReport, Mode, PixelFormat, Size, Stage, Stamp};
+use sparse_refine::types::{CameraId, Frame, FrameReport, MAX_LEVELS, Mode, PixelFormat, Size, Stage, Stamp};
 
 use crate::args::{BenchArgs, ModeArg};
 use crate::exit::{DEVICE, Failure, USAGE};
 
 /// Different images, so that no mode is timed on a lucky one.
 const SCENES: u32 = 3;
-const WARM_UP: u32 = 2;
+pub(crate) const WARM_UP: u32 = 2;
 
 /// A backend with a slot of its own.
 pub(crate) trait Lane {
@@ -66,12 +66,27 @@ struct Contender {
     budget: DeadlineBudget,
     latency: Samples,
     stages: [Samples; Stage::ALL.len()],
-    refined_share: f64,
+    work: Work,
+}
+
+/// Sums over the frames that count.
+#[derive(Default)]
+struct Work {
+    frames: u32,
+    selected: u64,
+    refined: u64,
+    dropped: u64,
+    sites: [u64; MAX_LEVELS],
+    /// Frames that took longer than 1.1 budgets.
+    late: u32,
 }
 
 pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<(), Failure> {
     if let Some(page) = &args.curve {
         return crate::bench_curve::run(args, page, json);
+    }
+    if let Some(cameras) = args.cameras {
+        return crate::bench_cameras::run(args, cameras, json);
     }
     let bundle = Bundle::load(&args.model)?;
     let mut contenders = Vec::new();
@@ -86,17 +101,26 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<(), Failure> {
             budget: DeadlineBudget::new(config.budget_ms),
             latency: Samples::default(),
             stages: Default::default(),
-            refined_share: 0.0,
+            work: Work::default(),
         });
     }
-    let images: Vec<Vec<u8>> = (0..SCENES)
-        .map(|seed| {
-            render(&SceneSpec { size: args.size, seed: 9_200 + u64::from(seed), camera: 0, frame: 0 }).rgb
-        })
-        .collect();
+    let images = scenes(args.size);
     race(&mut contenders, &images, args)?;
     crate::print(&if json { as_json(&contenders, args) } else { as_text(&contenders, args) });
     Ok(())
+}
+
+/// The images of every benchmark.
+pub(crate) fn scenes(size: Size) -> Vec<Vec<u8>> {
+    let image = |seed| render(&SceneSpec { size, seed: 9_200 + u64::from(seed), camera: 0, frame: 0 }).rgb;
+    (0..SCENES).map(image).collect()
+}
+
+/// Most memory the process ever held, in megabytes, where the system tells.
+pub(crate) fn peak_memory_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
 }
 
 /// The modes asked for, or all that the bundle has.
@@ -125,7 +149,7 @@ fn race(contenders: &mut [Contender], images: &[Vec<u8>], args: &BenchArgs) -> R
             let ms = elapsed_ms();
             contender.budget.observe(&report);
             if round >= WARM_UP {
-                contender.take(&report, ms, args);
+                contender.take(&report, ms, args.run.budget_ms);
             }
         }
     }
@@ -144,13 +168,31 @@ pub(crate) fn stage_failure(error: StageError) -> Failure {
 }
 
 impl Contender {
-    fn take(&mut self, report: &FrameReport, ms: f64, args: &BenchArgs) {
+    fn take(&mut self, report: &FrameReport, ms: f64, budget_ms: Option<f64>) {
         self.latency.push(ms);
         for (stage, samples) in Stage::ALL.into_iter().zip(&mut self.stages) {
             samples.push(report.stages.get(stage));
         }
-        let share = f64::from(report.pixels_refined) / args.size.pixels() as f64;
-        self.refined_share += share / f64::from(args.frames);
+        self.work.frames += 1;
+        self.work.selected += u64::from(report.pixels_selected);
+        self.work.refined += u64::from(report.pixels_refined);
+        self.work.dropped += u64::from(report.pixels_dropped);
+        self.work.late += u32::from(budget_ms.is_some_and(|budget_ms| ms > 1.1 * budget_ms));
+        for (sum, &sites) in self.work.sites.iter_mut().zip(&report.sites) {
+            *sum += u64::from(sites);
+        }
+    }
+
+    fn refined_share(&self, size: Size) -> f64 {
+        self.work.refined as f64 / (f64::from(self.work.frames.max(1)) * size.pixels() as f64)
+    }
+
+    fn dropped_share(&self) -> f64 {
+        self.work.dropped as f64 / (self.work.selected as f64).max(1.0)
+    }
+
+    fn punctual_share(&self) -> f64 {
+        1.0 - f64::from(self.work.late) / f64::from(self.work.frames.max(1))
     }
 
     fn median(&self) -> f64 {
@@ -172,11 +214,21 @@ fn as_json(contenders: &[Contender], args: &BenchArgs) -> String {
                 "device": c.device,
                 "latency_ms": c.latency.percentiles(),
                 "stage_p50_ms": stages.collect::<serde_json::Map<_, _>>(),
-                "refined_fraction": c.refined_share,
+                "refined_fraction": c.refined_share(args.size),
+                "sites_per_frame": c.work.sites.map(|sum| sum as f64 / f64::from(c.work.frames.max(1))),
+                "dropped_share_of_selected": c.dropped_share(),
+                "share_within_1_1_budgets": args.run.budget_ms.map(|_| c.punctual_share()),
             })
         })
         .collect();
-    json!({ "size": args.size.to_string(), "frames": args.frames, "modes": modes }).to_string()
+    json!({
+        "size": args.size.to_string(),
+        "frames": args.frames,
+        "budget_ms": args.run.budget_ms,
+        "peak_memory_mb": peak_memory_mb(),
+        "modes": modes,
+    })
+    .to_string()
 }
 
 fn as_text(contenders: &[Contender], args: &BenchArgs) -> String {
@@ -198,6 +250,11 @@ fn as_text(contenders: &[Contender], args: &BenchArgs) -> String {
     text += &row("frame p99", &|c| format!("{:.1}", c.latency.percentiles().map_or(0.0, |p| p.p99)));
     text +=
         &row(&format!("x {}", first.plan.mode), &|c| format!("{:.2}", c.median() / first.median().max(1e-9)));
-    text += &row("refined", &|c| format!("{:.1} %", 100.0 * c.refined_share));
+    text += &row("refined", &|c| format!("{:.1} %", 100.0 * c.refined_share(args.size)));
+    if args.run.budget_ms.is_some() {
+        text += &row("dropped", &|c| format!("{:.1} %", 100.0 * c.dropped_share()));
+        text += &row("<= 1.1 B", &|c| format!("{:.1} %", 100.0 * c.punctual_share()));
+    }
+    text += &peak_memory_mb().map_or(String::new(), |mb| format!("\npeak memory of the process {mb:.0} MB"));
     text
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod bench_cameras;
 mod bench_curve;
 mod device_plan;
 mod doctor;
