@@ -27,17 +27,29 @@ impl Coarse<'_> {
         }
     }
 
-    /// Logits of up to sixteen pixels, interpolated, class by class.
+    /// Logits of up to sixteen pixels, class by class.
     pub(super) fn pixels(&self, pixels: &[Pixel], out: &mut [Lanes]) {
         let (canvas, size) = (self.geometry.canvas, self.logits.size());
         for (lane, pixel) in pixels.iter().enumerate() {
-            let row = Tap::new(pixel.row.into(), canvas.height, size.height);
-            let column = Tap::new(pixel.col.into(), canvas.width, size.width);
-            for (class, out) in out.iter_mut().enumerate() {
-                let (top, bottom) = (self.logits.row(class, row.low), self.logits.row(class, row.high));
-                let [low, high] =
-                    [column.low, column.high].map(|x| lerp(top[x as usize], bottom[x as usize], row.weight));
-                out.0[lane] = lerp(low, high, column.weight);
+            let (row, column) = (u32::from(pixel.row), u32::from(pixel.col));
+            match self.upsample {
+                Upsample::Nearest => {
+                    let (row, column) = (self.geometry.cell_row(row), self.geometry.cell_column(column));
+                    for (class, out) in out.iter_mut().enumerate() {
+                        out.0[lane] = self.logits.row(class, row)[column as usize];
+                    }
+                }
+                Upsample::Bilinear => {
+                    let row = Tap::new(row, canvas.height, size.height);
+                    let column = Tap::new(column, canvas.width, size.width);
+                    for (class, out) in out.iter_mut().enumerate() {
+                        let (top, bottom) =
+                            (self.logits.row(class, row.low), self.logits.row(class, row.high));
+                        let [low, high] = [column.low, column.high]
+                            .map(|x| lerp(top[x as usize], bottom[x as usize], row.weight));
+                        out.0[lane] = lerp(low, high, column.weight);
+                    }
+                }
             }
         }
     }

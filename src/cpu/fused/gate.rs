@@ -79,6 +79,10 @@ impl Broadcast {
     }
 }
 
+/// Pixels of a cell from which it pays to batch by cell: the coarse part, two fifths of the work, is done once for all,
+/// but lanes beyond the cell's pixels are idle.
+const FULL_CELL: u32 = 12;
+
 /// What passes between the layers, for sixteen sites.
 struct Work {
     refined: [Lanes; MAX_CLASSES + 1],
@@ -307,9 +311,11 @@ impl Kernel for LabelRow<'_> {
 impl LabelRow<'_> {
     #[inline(always)]
     fn run_rows<I: Isa, const ROWS: usize>(self, isa: I) {
-        match self.scene.coarse.upsample {
-            Upsample::Nearest => self.cells::<I, ROWS>(isa),
-            Upsample::Bilinear => self.sites::<I, ROWS>(isa),
+        let Coarse { geometry, upsample, .. } = self.scene.coarse;
+        let pixels_of_cell = (self.pixels.1 - self.pixels.0) * geometry.canvas.width / geometry.grid.width;
+        match upsample {
+            Upsample::Nearest if pixels_of_cell >= FULL_CELL => self.cells::<I, ROWS>(isa),
+            Upsample::Nearest | Upsample::Bilinear => self.sites::<I, ROWS>(isa),
         }
     }
 
@@ -351,11 +357,12 @@ impl LabelRow<'_> {
         }
     }
 
-    /// A row of pixels, each with its own interpolated logits.
+    /// A row of the lattice whose pixels each have coarse logits of their own, or are too few in a cell to fill the lanes.
     #[inline(always)]
     fn sites<I: Isa, const ROWS: usize>(self, isa: I) {
         let Self { gate, scene, pixels: (top, bottom), labels, .. } = self;
         let Scene { coarse, sites, refined, label_of_channel, .. } = scene;
+        let pitch = coarse.geometry.camera.width;
         let first = sites.before_row(top);
         let row = &sites.pixels()[first as usize..sites.before_row(bottom) as usize];
         let (mut part, mut work) = (CoarsePart::new(), Work::new());
@@ -363,8 +370,9 @@ impl LabelRow<'_> {
             coarse.pixels(pixels, &mut part.logits[..gate.classes]);
             gate.coarse_part::<I, ROWS>(isa, &mut part, &mut work);
             let mut batch = Batch::default();
-            for (lane, &Pixel { col, .. }) in pixels.iter().enumerate() {
-                batch.push(first + (index * LANES + lane) as u32, col.into());
+            for (lane, &Pixel { row, col }) in pixels.iter().enumerate() {
+                let at = (u32::from(row) - top) * pitch + u32::from(col);
+                batch.push(first + (index * LANES + lane) as u32, at);
             }
             gate.gather(isa, &refined.0, &batch.filled(), &mut work);
             gate.fuse::<I, ROWS>(isa, &mut work, &OwnPixels(&part));
@@ -428,6 +436,7 @@ mod tests {
         let mut memory = Vec::new();
         for (classes, camera, grid) in [
             (13, Size::new(160, 90), Size::new(40, 24)),
+            (13, Size::new(101, 57), Size::new(50, 29)),
             (2, Size::new(70, 50), Size::new(70, 50)),
             (19, Size::new(200, 61), Size::new(33, 20)),
             (40, Size::new(37, 29), Size::new(9, 7)),
