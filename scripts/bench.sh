@@ -36,8 +36,8 @@ spconv() {
 
 : > "$out/prepare.log"
 scripts/setup.sh system
-cargo build --release --locked --features onnx-ort
-part "kernels' benchmark" cargo bench --locked --features onnx-ort --bench kernels --no-run
+# The programs are built with them: the library is compiled once.
+cargo bench --locked --features onnx-ort --bench kernels --bench instructions --no-run
 part "Python environment" scripts/setup.sh python
 part "dense network" dense
 part "spconv" spconv

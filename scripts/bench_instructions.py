@@ -33,7 +33,8 @@ def run(*command):
 
 
 def program():
-    built = run("cargo", "bench", "--locked", "--bench", "instructions", "--no-run", "--message-format", "json")
+    built = run("cargo", "bench", "--locked", "--features", "onnx-ort", "--bench", "instructions", "--no-run", "--message-format",
+                "json")
     messages = (json.loads(line) for line in built.stdout.splitlines() if line.startswith("{"))
     return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "instructions")
 

@@ -47,6 +47,11 @@ class Bench:
         self.dense_bundle, self.python = self.out / "dense_bundle", ROOT / ".venv/bin/python"
         self.peaks = {}
         self.kernels = {}
+        self.targets = []
+
+    def target(self, what, goal, measured, reached):
+        """A line of the table of targets."""
+        self.targets.append([what, goal, measured, "yes" if reached else "**no**"])
 
     def call(self, command, environment=None, limit_s=300):
         command = [str(word) for word in command]
@@ -129,6 +134,11 @@ def kernels(b):
         top = b.peaks[f"multiply-add/{n}"] if kind == "Elements" else b.peaks[f"triad/{n}"]
         unit, of = ("GFLOP/s", "multiply-add") if kind == "Elements" else ("GB/s", "triad")
         rows.append([name, ms(time_ms), f"{rate:.1f} {unit}", f"{100 * rate / top:.0f} % of {of}"])
+    for channels in (32, 64):
+        _, _, rate = b.kernels[f"reference convolution/{channels}"]
+        share = 100 * rate / b.peaks["multiply-add/1"]
+        b.target(f"sparse 3x3 convolution, {channels} channels, of the multiply-add peak", "at least 60 %", f"{share:.0f} %",
+                 share >= 60)
     return [*lines, "", *table(["kernel", "ms", "rate", "of the peak"], rows)]
 
 
@@ -198,8 +208,10 @@ def side_by_side(b):
         ratio = gmac["dense"] / gmac["refined"]
         lines += ["", f"{100 * share:.1f} % of the pixels refined; dense needs {ratio:.1f} times the multiply-adds of refined "
                       f"(target 10; the refiner's are counted with every neighbour present)."]
+        b.target("multiply-adds of dense against refined", "at least 10 times", f"{ratio:.1f} times", ratio >= 10)
         for engine, by_mode in by_engine.items():
             faster = by_mode["dense"]["latency_ms"]["p50"] / by_mode["refined"]["latency_ms"]["p50"]
+            b.target(f"refined against dense, {engine}", "at least 3.7 times as fast", f"{faster:.2f} times", faster >= 3.7)
             lines.append(f"Refined is {faster:.2f} times as fast as dense on {engine} (the paper's figure is 3.7).")
     return lines + notes
 
@@ -250,6 +262,9 @@ def modes_table(b):
     rows = [[stage, *(ms(entry["stage_p50_ms"][stage]) for entry in by_mode.values())] for stage in STAGES]
     for rank in ("p50", "p99"):
         rows.append([f"frame {rank}", *(ms(entry["latency_ms"][rank]) for entry in by_mode.values())])
+    refined, select = by_mode["refined"]["latency_ms"]["p50"], by_mode["refined"]["stage_p50_ms"]["select"]
+    b.target(f"refined frame of {SIZE}, {THREADS} threads, median", "at most 200 ms", f"{ms(refined)} ms", refined <= 200)
+    b.target("select", "at most 15 ms", f"{ms(select)} ms", select <= 15)
     memory = result["peak_memory_mb"]
     note = f"{100 * by_mode['refined']['refined_fraction']:.1f} % of the pixels refined; {result['frames']} frames a mode in turn"
     return [*table(["", *by_mode], rows), "", note + (f"; peak memory of the process {memory:.0f} MB." if memory else ".")]
@@ -265,6 +280,8 @@ def deadline(b):
                      f"{100 * point['share_within_1_1_budgets']:.1f}" if budget else "", f"{100 * point['miou']:.2f}",
                      f"{100 * point['dropped_share_of_selected']:.1f}", f"{point['dropped_entropy_nats_per_frame']:.0f}",
                      f"{100 * point['coarse_only_share']:.0f}"])
+    shares = [100 * p["share_within_1_1_budgets"] for p in result["points"] if p["budget_ms"]]
+    b.target("frames within 1.1 budgets, worst of the budgets", "at least 99 %", f"{min(shares):.1f} %", min(shares) >= 99)
     return table(["budget, ms", "p50", "p99", "within 1.1 budgets, %", "mIoU, %", "dropped of selected, %",
                   "dropped entropy, nats a frame", "coarse-only, %"], rows) + [
         "", f"{result['frames']} frames a budget; the first row refines nothing, the last everything selected."]
@@ -284,7 +301,7 @@ def pixels_refined(b):
 def image_size(b):
     """Cost against image size."""
     rows = []
-    for size in ("960x540", "1920x1080", "2880x1620", "3840x2160"):
+    for size in ("960x540", "1920x1080", "2880x1620", "3840x2160") if SIZE == "3840x2160" else ("480x270", SIZE):
         by_mode = modes(b.bench("--compare", "coarse,refined", size=size, frames=FEW))
         rows.append([size, ms(by_mode["coarse"]["latency_ms"]["p50"]), ms(by_mode["refined"]["latency_ms"]["p50"]),
                      f"{100 * by_mode['refined']['refined_fraction']:.1f}"])
@@ -357,10 +374,28 @@ def nodes(b):
     return table(["node", "published to label received, p50", "most"], rows) + missing
 
 
+def trace(b):
+    """One frame's trace as a picture: out/bench/trace.svg (`replay --trace`, scripts/trace_picture.py)."""
+    recording = b.out / f"trace_{SIZE}"
+    if not recording.exists():
+        b.call([b.tool, "synth", recording, "--size", SIZE, "--frames", 4, "--cameras", 1, "--seed", 9100])
+    b.call([b.tool, "replay", recording, "--backend", "cpu", "--model", b.bundle, "--out", b.out / "trace", "--force", "--panels", 0,
+            "--trace", b.out / "trace.json"])
+    return [b.call([sys.executable, "scripts/trace_picture.py", b.out / "trace.json", b.out / "trace.svg"]).strip()]
+
+
+def targets(b):
+    """What was aimed at, and what the sections above measured."""
+    if not b.targets:
+        raise Left("no section with a target was measured")
+    return table(["", "target", "measured", "reached"], b.targets)
+
+
 SECTIONS = {
     "machine": machine, "kernels": kernels, "modes": modes_table, "side_by_side": side_by_side, "stages": stages,
     "deadline": deadline, "pixels": pixels_refined, "size": image_size, "threads": thread_count, "cameras": cameras,
-    "instruction_sets": instruction_sets, "spconv": spconv, "nodes": nodes,
+    "instruction_sets": instruction_sets, "trace": trace, "spconv": spconv, "nodes": nodes,
+    "targets": targets,
 }
 
 
