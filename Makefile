@@ -13,8 +13,8 @@ DEMO_RATE ?= 0.1
 SOAK_S ?= 600
 SAMPLE := $(OUT)/sample_$(DEMO_SIZE)_$(DEMO_FRAMES)
 
-.PHONY: help ros demo demo-offline test test-core test-training test-cuda test-tensorrt test-ros test-colcon \
-    cuda-budgets gpu-test gpu-test-tensorrt gpu-bench test-arm check bench bench-prepare bench-instructions soak setup clean
+.PHONY: help ros demo demo-offline test test-core test-training test-cuda test-cuda-full test-tensorrt test-ros \
+    test-colcon cuda-budgets gpu-test gpu-test-tensorrt gpu-bench test-arm check bench bench-prepare bench-instructions soak setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,9 +61,13 @@ test-training: ## the Python training package (skipped with a message where PyTo
 	@scripts/setup.sh torch || true
 	@scripts/test_training.sh
 
-test-cuda: ## the CUDA backend on an emulated driver: every schedule, injected faults (NVRTC from PyPI, once)
+test-cuda: ## the CUDA backend on an emulated driver: every schedule, faults, sanitizers (NVRTC from PyPI, once)
 	@scripts/setup.sh system
 	@scripts/test_cuda.sh
+
+test-cuda-full: ## one 8 MP frame of the shipped bundle on the emulated driver, against the CPU; not part of test: minutes
+	@scripts/setup.sh system
+	@scripts/test_cuda.sh full
 
 cuda-budgets: ## registers, spills, shared memory and instructions of the kernels on every architecture; needs no GPU
 	@scripts/cuda_budgets.sh

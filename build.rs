@@ -1,10 +1,13 @@
 //! For the feature `ros`: whether the ROS environment has our message, and how to find its libraries at run time.
+//! For the feature `cuda`: compiles the kernels ahead of time for the architectures that are asked for.
 //! For the feature `tensorrt`: compiles the C++ shim against TensorRT's headers; nothing of TensorRT is linked.
 
 use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    #[cfg(feature = "cuda")]
+    cubins::compile();
     #[cfg(feature = "tensorrt")]
     tensorrt::compile();
     if std::env::var_os("CARGO_FEATURE_ROS").is_none() {
@@ -33,6 +36,72 @@ fn has_interfaces(package: &str) -> bool {
     let prefixes = std::env::var("AMENT_PREFIX_PATH").unwrap_or_default();
     let marker = Path::new("share/ament_index/resource_index/rosidl_interfaces").join(package);
     prefixes.split(':').any(|prefix| Path::new(prefix).join(&marker).exists())
+}
+
+/// Machine code of the kernels, for vehicles without NVRTC. Nothing is compiled unless it is asked for.
+#[cfg(feature = "cuda")]
+mod cubins {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    /// Architectures, such as `87` or `86 89 90`; the compiler, where it is not `nvcc` in the path.
+    const ARCHITECTURES: &str = "SPARSE_REFINE_CUBINS";
+    const COMPILER: &str = "NVCC";
+    const KERNELS: &str = "src/cuda/kernels";
+
+    pub(super) fn compile() {
+        for variable in [ARCHITECTURES, COMPILER] {
+            println!("cargo:rerun-if-env-changed={variable}");
+        }
+        let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+        let wanted = std::env::var(ARCHITECTURES).unwrap_or_default();
+        let mut rows = String::new();
+        for architecture in wanted.split([' ', ',']).filter(|word| !word.is_empty()) {
+            println!("cargo:rerun-if-changed={KERNELS}");
+            match cubin(architecture, &out) {
+                Ok(path) => rows += &format!("({architecture}, include_bytes!({path:?})),"),
+                Err(why) => println!("cargo::error={ARCHITECTURES}: {why}"),
+            }
+        }
+        std::fs::write(out.join("cubins.rs"), format!("&[{rows}]")).expect("OUT_DIR can be written");
+    }
+
+    fn cubin(architecture: &str, out: &Path) -> Result<PathBuf, String> {
+        if architecture.parse::<u32>().is_err() {
+            return Err(format!("{architecture} is no architecture; write 87 for sm_87"));
+        }
+        let text = out.join("kernels.cu");
+        let source = source().map_err(|why| format!("{KERNELS}: {why}"))?;
+        std::fs::write(&text, source).map_err(|why| format!("{}: {why}", text.display()))?;
+        let cubin = out.join(format!("sm_{architecture}.cubin"));
+        let compiler = std::env::var_os(COMPILER).unwrap_or_else(|| "nvcc".into());
+        // The options of src/cuda/modules.rs.
+        let mut command = Command::new(&compiler);
+        command.args(["-cubin", "--std=c++17", "--fmad=false", &format!("-arch=sm_{architecture}"), "-o"]);
+        let name = compiler.to_string_lossy();
+        let output = command.arg(&cubin).arg(&text).output().map_err(|why| {
+            format!("{name} does not run ({why}); install CUDA's nvcc, set {COMPILER}, or leave {ARCHITECTURES} empty")
+        })?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+            return Err(format!("{name} fails for sm_{architecture}: {said}"));
+        }
+        Ok(cubin)
+    }
+
+    /// One text, in the order of src/cuda/modules.rs: what all use, then the kernels by name.
+    fn source() -> std::io::Result<String> {
+        let mut names: Vec<String> = std::fs::read_dir(KERNELS)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<_>>()?;
+        let rank = |name: &str| (name != "ptx_ops.cuh", !name.ends_with(".cuh"));
+        names.sort_by_key(|name| (rank(name), name.clone()));
+        let read = |name: &String| {
+            let text = std::fs::read_to_string(Path::new(KERNELS).join(name))?;
+            Ok(format!("#line 1 \"{name}\"\n{text}"))
+        };
+        names.iter().map(read).collect()
+    }
 }
 
 #[cfg(feature = "tensorrt")]

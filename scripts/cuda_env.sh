@@ -20,15 +20,33 @@ fi
 command -v g++ >/dev/null || { cuda_skip "no g++ for the emulated kernels"; return 1; }
 [ "$(uname -sm)" = "Linux x86_64" ] || { cuda_skip "the emulated driver is for x86-64 Linux"; return 1; }
 
+# cuda_kernels FOLDER NAME KIND: prints the library of a folder's kernels in a build of build_kernels.sh, up to date.
+cuda_kernels() {
+    local library=$cuda_cache/emulator/$2_$3.so stamp
+    stamp=$(cat "$1"/* src/cuda/kernels/* tests/cuda_emulator/simt/* tests/cuda_emulator/build_kernels.sh | sha256sum)
+    if [ "$(cat "$library.stamp" 2>/dev/null)" != "$stamp" ]; then
+        tests/cuda_emulator/build_kernels.sh "$library" "$1" "$3" >&2 || return 1
+        echo "$stamp" > "$library.stamp"
+    fi
+    echo "$library"
+}
+# cuda_sanitizer NAME: prints where g++ has the runtime of a sanitizer, asan or tsan; nothing where it has none.
+cuda_sanitizer() {
+    local library
+    library=$(g++ -print-file-name="lib$1.so")
+    [ ! -e "$library" ] || realpath "$library"
+}
+
 cargo build --quiet --locked --package cuemu --release
 mkdir -p "$cuda_cache/emulator"
 cp -u "${CARGO_TARGET_DIR:-target}/release/libcuda.so" "$cuda_cache/emulator/libcuda.so"
-stamp=$(cat src/cuda/kernels/* tests/cuda_emulator/simt/* tests/cuda_emulator/build_kernels.sh | sha256sum)
-if [ "$(cat "$cuda_cache/emulator/stamp" 2>/dev/null)" != "$stamp" ]; then
-    tests/cuda_emulator/build_kernels.sh "$cuda_cache/emulator/kernels.so" src/cuda/kernels
-    echo "$stamp" > "$cuda_cache/emulator/stamp"
-fi
-export CUEMU_KERNELS=$cuda_cache/emulator/kernels.so
+CUEMU_KERNELS=$(cuda_kernels src/cuda/kernels kernels race)
+export CUEMU_KERNELS
 export SPARSE_REFINE_CACHE=$cuda_cache/compiled
 export LD_LIBRARY_PATH=$cuda_cache/emulator:$(cuda_nvrtc)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export SPARSE_REFINE_CUDA_TESTS=emulated
+
+# cuda_test NAME [cargo's arguments]: prints the binary of a test program.
+cuda_test() {
+    cargo test --locked --no-run "${@:2}" --test "$1" --message-format=json |
+        grep -o '"executable":"[^"]*/'"$1"'-[^"]*"' | tail -n 1 | cut -d'"' -f4
+}

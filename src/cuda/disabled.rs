@@ -1,5 +1,13 @@
 //! CUDA in a build without it: the same names, nothing that can be made.
 
+#[path = "footprint.rs"]
+mod footprint;
+#[path = "precision.rs"]
+mod precision;
+
+pub use footprint::Footprint;
+pub use precision::Precision;
+
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 use crate::plan::Plan;
 use crate::types::{Frame, FrameReport, Size};
@@ -10,49 +18,10 @@ const WHY: &str = "CUDA is not in this build: rebuild with `--features cuda`";
 /// A backend nobody can have.
 pub enum CudaBackend {}
 
-/// How the sparse network would compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats.
-    Single,
-    /// Halves.
-    Half,
-}
-
-impl Precision {
-    /// Name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Single => "f32",
-            Self::Half => "f16 tensor cores",
-        }
-    }
-}
-
-/// What a plan would take on a device.
-#[derive(Clone, Debug)]
-pub struct Footprint {
-    /// Device memory of one slot by part, in bytes.
-    pub slot: Vec<(&'static str, usize)>,
-    /// Page-locked host memory of one slot, in bytes.
-    pub pinned_bytes: usize,
-    /// Device memory of the weights, in bytes.
-    pub weights_bytes: usize,
-    /// Size of each level and the most sites it can have.
-    pub levels: Vec<(Size, usize)>,
-    /// Blocks of launches by name.
-    pub blocks: Vec<(String, usize)>,
-}
-
 impl Footprint {
     /// Says how to get it.
     pub fn new(_: &Plan, _: Size, _: Precision) -> Result<Self, BackendError> {
         Err(BackendError::NotAvailable { backend: "cuda", why: WHY.to_owned() })
-    }
-
-    /// Device memory of one slot, in bytes.
-    pub fn slot_bytes(&self) -> usize {
-        self.slot.iter().map(|part| part.1).sum()
     }
 }
 

@@ -30,8 +30,6 @@ pub enum CudaError {
     Segmenter { why: String },
     #[error("half precision needs sm_80 or newer, this is {device}: use f32")]
     NoTensorCores { device: String },
-    #[error("resize = \"bilinear\" is not on CUDA yet: use resize = \"area\", or --backend cpu")]
-    BilinearResize,
 }
 
 /// Says what was being done when the driver failed. Failures of earlier work surface at later calls, so the call blamed

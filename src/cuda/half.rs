@@ -1,23 +1,4 @@
-//! Half precision on the host, and when it is used.
-
-/// How the sparse network computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats on ordinary cores: slow, within 1e-4 of the CPU.
-    Single,
-    /// Halves on tensor cores with 32-bit sums; between layers the residual stream stays in 32 bits.
-    Half,
-}
-
-impl Precision {
-    /// Name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Single => "f32",
-            Self::Half => "f16 tensor cores",
-        }
-    }
-}
+//! Half precision on the host.
 
 /// The bits of the nearest half, ties to even; beyond the range infinity.
 pub(super) fn half_bits(x: f32) -> u16 {

@@ -1,5 +1,5 @@
-//! The kernels' machine code: compiled by NVRTC at the first start, kept in a cache keyed by source, architecture and
-//! compiler.
+//! The kernels' machine code: built in (`SPARSE_REFINE_CUBINS`, build.rs), else compiled by NVRTC at the first start and kept
+//! in a cache keyed by source, architecture and compiler.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,20 @@ const SOURCES: &[(&str, &str)] = &[
 /// `--fmad=false`: selection, resize and entropy round each operation as the CPU does. The networks ask for fused
 /// operations by name.
 const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
+
+/// Architecture, ten times its compute capability, and machine code of the kernels compiled with the program.
+const BUILT_IN: &[(u32, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
+
+/// The code that runs on a device: made for it, or for the nearest older one of the same generation.
+fn built_in<'a>(code: &[(u32, &'a [u8])], capability: u32) -> Option<&'a [u8]> {
+    let runs = |&&(made_for, _): &&(u32, &[u8])| made_for / 10 == capability / 10 && made_for <= capability;
+    code.iter().filter(runs).max_by_key(|(made_for, _)| *made_for).map(|&(_, code)| code)
+}
+
+/// Architectures that need no compiler on the machine they run on, such as `sm_87`.
+pub(super) fn built_in_architectures() -> Vec<String> {
+    BUILT_IN.iter().map(|(made_for, _)| format!("sm_{made_for}")).collect()
+}
 
 /// The one text NVRTC sees.
 pub(super) fn source() -> String {
@@ -57,9 +71,14 @@ pub fn cache_dir() -> PathBuf {
 
 /// Loads the kernels for the device's architecture, `capability` being ten times its compute capability.
 pub(super) fn load(context: &Arc<CudaContext>, capability: u32) -> Result<Arc<CudaModule>, CudaError> {
+    if let Some(code) = built_in(BUILT_IN, capability) {
+        match context.load_module(Ptx::from_binary(code.to_vec())) {
+            Ok(module) => return Ok(module),
+            Err(why) => tracing::warn!("the built-in kernels are not for this driver, compiling them: {why}"),
+        }
+    }
     let architecture = format!("compute_{capability}");
     let folder = cache_dir();
-    // SAFETY-free question: cudarc would panic later if the library were absent.
     let compiler = compiler_version();
     let path = cached_path(&folder, &architecture, compiler.as_deref());
     if let Some(ptx) = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok())
@@ -153,6 +172,16 @@ mod tests {
             "{names:?}"
         );
         assert!(names.iter().all(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_')), "{names:?}");
+    }
+
+    #[test]
+    fn code_runs_on_its_generation_from_its_architecture_on() {
+        let code: &[(u32, &[u8])] = &[(80, b"80"), (86, b"86"), (90, b"90"), (120, b"120")];
+        for (capability, wanted) in
+            [(75, None), (80, Some("80")), (87, Some("86")), (89, Some("86")), (90, Some("90")), (110, None)]
+        {
+            assert_eq!(built_in(code, capability), wanted.map(str::as_bytes), "{capability}");
+        }
     }
 
     #[test]

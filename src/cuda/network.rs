@@ -1,17 +1,15 @@
-//! The sparse U-Net on the device: safe launches of `network.cu` and `gate.cu`, and their order, that of `cpu::unet`.
+//! The sparse U-Net on the device: its order, that of `cpu::unet`, whatever its convolutions compute with.
+//!
+//! The residual stream of a level is in 32 bits; what convolutions read is an [`Operand`].
 #![allow(unsafe_code, reason = "launches")]
 
 use super::error::CudaError;
-use super::front::{COUNTERS, CoarseTables, DeviceNormalisation, LogitsAt};
-use super::launch::{Args, Launcher, Shape};
+use super::front::{CoarseTables, DeviceNormalisation, LogitsAt};
+use super::launch::{Args, Launcher};
 use super::levels::{LevelBuffers, level_sizes};
 use super::memory::{Allocator, Buffer, Number};
-use super::network_half::HalfBuffers;
-use super::weights::{Affine, Block, Convolution, GateWeights, NetworkWeights};
+use super::weights::{Affine, Block, Convolution, NetworkWeights};
 use crate::types::Size;
-
-/// Threads of a block of the gate, `__launch_bounds__` of `gate_fuse`.
-const GATE_BLOCK: u32 = 128;
 
 /// Where the inputs of an output site are: `GATHER_*` of `network.cu`.
 #[derive(Clone, Copy)]
@@ -53,27 +51,68 @@ impl Gather<'_> {
     }
 }
 
-/// What happens to a sum: `STORE`, `RELU`, `ADD` of `network.cu`.
-#[derive(Clone, Copy)]
-enum Finish {
-    Store = 0,
-    Relu = 1,
-    Add = 2,
+/// Where a sum goes, `STORE`, `RELU`, `ADD` of `network.cu`: to feature rows, to the next convolution, onto feature rows.
+pub(super) enum Sink<'a, T> {
+    Store(&'a mut Buffer<f32>),
+    Relu(&'a mut Buffer<T>),
+    Add(&'a mut Buffer<f32>),
+}
+
+/// Numbers that convolutions read: floats on ordinary cores (`network_single.rs`), halves on tensor cores
+/// (`network_half.rs`).
+pub(super) trait Operand: Number {
+    /// Numbers of a row of so many channels.
+    fn pitch(channels: usize) -> usize;
+
+    /// `y = relu(affine(x))`, rows of `channels`.
+    fn activate(
+        launcher: &Launcher<'_>,
+        at: At<'_>,
+        affine: &Affine,
+        channels: usize,
+        x: &Buffer<f32>,
+        y: &mut Buffer<Self>,
+    ) -> Result<(), CudaError>;
+
+    /// Rows of `channels` side by side, the skip first: as they are, and as [`Self::activate`] makes them.
+    #[allow(clippy::too_many_arguments, reason = "two inputs, two outputs")]
+    fn concatenate(
+        launcher: &Launcher<'_>,
+        at: At<'_>,
+        affine: &Affine,
+        channels: usize,
+        skip: &Buffer<f32>,
+        u: &Buffer<f32>,
+        raw: &mut Buffer<Self>,
+        activated: &mut Buffer<Self>,
+    ) -> Result<(), CudaError>;
+
+    /// Output rows of the sites of `at` from `input` by `gather`.
+    fn convolve(
+        launcher: &Launcher<'_>,
+        at: At<'_>,
+        conv: &Convolution,
+        gather: Gather<'_>,
+        input: &Buffer<Self>,
+        sink: Sink<'_, Self>,
+    ) -> Result<(), CudaError>;
 }
 
 /// Feature rows of every level and what lies between convolutions.
-pub(super) struct FeatureBuffers {
+pub(super) struct FeatureBuffers<T> {
     /// Of each level, `[sites][channels]`.
     features: Vec<Buffer<f32>>,
     /// Normalised, rectified input of a convolution.
-    activated: Buffer<f32>,
-    /// A block's first output; the way up.
-    hidden: Buffer<f32>,
-    /// Skip and upsampled side by side; before that the network's input, after it the refined logits.
-    pub(super) concat: Buffer<f32>,
+    activated: Buffer<T>,
+    /// A block's first output.
+    hidden: Buffer<T>,
+    /// Skip and upsampled side by side; before that the network's input.
+    raw: Buffer<T>,
+    /// Upsampled features; at the end the refined logits.
+    pub(super) wide: Buffer<f32>,
 }
 
-impl FeatureBuffers {
+impl<T: Operand> FeatureBuffers<T> {
     pub(super) fn new(
         allocator: &mut Allocator,
         canvas: Size,
@@ -84,16 +123,18 @@ impl FeatureBuffers {
     ) -> Result<Self, CudaError> {
         let sites: Vec<usize> =
             level_sizes(canvas, capacity, planes.len()).into_iter().map(|(_, capacity)| capacity).collect();
-        let most = |factor: usize| sites.iter().zip(planes).map(|(n, c)| n * c * factor).max().unwrap_or(0);
-        let ends = sites[0] * input_channels.max(classes);
+        let most =
+            |row: fn(usize) -> usize| sites.iter().zip(planes).map(|(n, &c)| n * row(c)).max().unwrap_or(0);
         let features = sites.iter().zip(planes);
+        let double = most(|c| T::pitch(2 * c));
         Ok(Self {
             features: features
                 .map(|(sites, channels)| allocator.buffer("features", sites * channels))
                 .collect::<Result<_, _>>()?,
-            activated: allocator.buffer("convolution inputs", most(2))?,
-            hidden: allocator.buffer("convolution inputs", most(1))?,
-            concat: allocator.buffer("convolution inputs", most(2).max(ends))?,
+            activated: allocator.buffer("convolution inputs", double)?,
+            hidden: allocator.buffer("convolution inputs", most(T::pitch))?,
+            raw: allocator.buffer("convolution inputs", double.max(sites[0] * T::pitch(input_channels)))?,
+            wide: allocator.buffer("convolution inputs", most(|c| c).max(sites[0] * classes))?,
         })
     }
 }
@@ -117,122 +158,82 @@ pub(super) struct Scene<'a> {
 }
 
 impl Launcher<'_> {
-    /// Refined logits of every site, left in `buffers.concat`.
-    pub(super) fn refine(
+    /// Refined logits of every site, left in `buffers.wide`.
+    pub(super) fn refine<T: Operand>(
         &self,
         network: &NetworkWeights,
         scene: &Scene<'_>,
         levels: &[LevelBuffers],
-        buffers: &mut FeatureBuffers,
+        buffers: &mut FeatureBuffers<T>,
         counters: &Buffer<u32>,
     ) -> Result<(), CudaError> {
-        let FeatureBuffers { features, activated, hidden, concat } = buffers;
+        let FeatureBuffers { features, activated, hidden, raw, wide } = buffers;
         let at = |index: usize| At { level: &levels[index], index, counters };
-        self.site_features(at(0), scene, network, network.input_channels, concat, false)?;
+        self.site_features(at(0), scene, network, raw)?;
         let neighbours = Gather::Nine(&levels[0].neighbours);
-        self.convolve(at(0), &network.stem, neighbours, concat, &mut features[0], Finish::Store)?;
+        T::convolve(self, at(0), &network.stem, neighbours, raw, Sink::Store(&mut features[0]))?;
         for (i, level) in network.levels.iter().enumerate() {
             let (finer, coarser) = features.split_at_mut(i + 1);
             let x = &mut finer[i];
             for block in &level.pre {
-                self.block_in_place(at(i), block, x, activated, hidden)?;
+                T::activate(self, at(i), &block.bn1, level.channels, x, activated)?;
+                self.branch(at(i), block, x, activated, hidden)?;
             }
             if let Some(descent) = &level.descent {
-                self.affine_relu(at(i), &descent.down.norm, level.channels, x, activated)?;
-                let down = Gather::Nine(&levels[i + 1].down);
-                self.convolve(
-                    at(i + 1),
-                    &descent.down.conv,
-                    down,
-                    activated,
-                    &mut coarser[0],
-                    Finish::Store,
-                )?;
+                T::activate(self, at(i), &descent.down.norm, level.channels, x, activated)?;
+                let (conv, gather) = (&descent.down.conv, Gather::Nine(&levels[i + 1].down));
+                T::convolve(self, at(i + 1), conv, gather, activated, Sink::Store(&mut coarser[0]))?;
             }
         }
         for (i, level) in network.levels.iter().enumerate().rev() {
             let Some(descent) = &level.descent else { continue };
             let (finer, coarser) = features.split_at_mut(i + 1);
             let (x, d) = (&mut finer[i], &coarser[0]);
-            self.affine_relu(at(i + 1), &descent.up.norm, descent.up.conv.inputs, d, activated)?;
-            self.convolve(
-                at(i),
-                &descent.up.conv,
-                Gather::Up(&levels[i].up),
-                activated,
-                hidden,
-                Finish::Store,
-            )?;
-            self.concatenate(at(i), level.channels, x, hidden, concat)?;
+            let (conv, gather) = (&descent.up.conv, Gather::Up(&levels[i].up));
+            T::activate(self, at(i + 1), &descent.up.norm, conv.inputs, d, activated)?;
+            T::convolve(self, at(i), conv, gather, activated, Sink::Store(wide))?;
             for (k, block) in descent.post.iter().enumerate() {
                 if k == 0 {
-                    self.block(at(i), block, concat, x, activated, hidden)?;
+                    T::concatenate(self, at(i), &block.bn1, level.channels, x, wide, raw, activated)?;
+                    let conv = block.projection.as_ref().expect("a block after a concatenation projects");
+                    T::convolve(self, at(i), conv, Gather::Same, raw, Sink::Store(x))?;
                 } else {
-                    self.block_in_place(at(i), block, x, activated, hidden)?;
+                    T::activate(self, at(i), &block.bn1, level.channels, x, activated)?;
                 }
+                self.branch(at(i), block, x, activated, hidden)?;
             }
         }
-        self.affine_relu(at(0), &network.head, network.levels[0].channels, &features[0], activated)?;
-        self.convolve(at(0), &network.classifier, Gather::Same, activated, concat, Finish::Store)
-    }
-
-    /// `output = block(input)` where the channels change.
-    fn block(
-        &self,
-        at: At<'_>,
-        block: &Block,
-        input: &Buffer<f32>,
-        output: &mut Buffer<f32>,
-        activated: &mut Buffer<f32>,
-        hidden: &mut Buffer<f32>,
-    ) -> Result<(), CudaError> {
-        let projection = block.projection.as_ref().expect("a block after a concatenation has a projection");
-        self.convolve(at, projection, Gather::Same, input, output, Finish::Store)?;
-        self.affine_relu(at, &block.bn1, block.conv1.inputs, input, activated)?;
-        self.branch(at, block, output, activated, hidden)
-    }
-
-    /// `x = block(x)`.
-    fn block_in_place(
-        &self,
-        at: At<'_>,
-        block: &Block,
-        x: &mut Buffer<f32>,
-        activated: &mut Buffer<f32>,
-        hidden: &mut Buffer<f32>,
-    ) -> Result<(), CudaError> {
-        self.affine_relu(at, &block.bn1, block.conv1.inputs, x, activated)?;
-        self.branch(at, block, x, activated, hidden)
+        T::activate(self, at(0), &network.head, network.levels[0].channels, &features[0], activated)?;
+        T::convolve(self, at(0), &network.classifier, Gather::Same, activated, Sink::Store(wide))
     }
 
     /// Adds the two convolutions of `activated` to `x`.
-    fn branch(
+    fn branch<T: Operand>(
         &self,
         at: At<'_>,
         block: &Block,
         x: &mut Buffer<f32>,
-        activated: &Buffer<f32>,
-        hidden: &mut Buffer<f32>,
+        activated: &Buffer<T>,
+        hidden: &mut Buffer<T>,
     ) -> Result<(), CudaError> {
         let neighbours = Gather::Nine(&at.level.neighbours);
-        self.convolve(at, &block.conv1, neighbours, activated, hidden, Finish::Relu)?;
-        self.convolve(at, &block.conv2, neighbours, hidden, x, Finish::Add)
+        T::convolve(self, at, &block.conv1, neighbours, activated, Sink::Relu(hidden))?;
+        T::convolve(self, at, &block.conv2, neighbours, hidden, Sink::Add(x))
     }
 
-    /// The network's input: rows of `pitch` floats or halves.
-    pub(super) fn site_features<T: Number>(
+    /// The network's input.
+    fn site_features<T: Operand>(
         &self,
         at: At<'_>,
         scene: &Scene<'_>,
         network: &NetworkWeights,
-        pitch: usize,
         out: &mut Buffer<T>,
-        halves: bool,
     ) -> Result<(), CudaError> {
+        let (pitch, halves) = (T::pitch(network.input_channels), size_of::<T>() == 2);
         let Scene { rgb, normalisation, logits, tables, probabilities } = scene;
         let classes = if *probabilities { network.classes } else { 0 };
-        assert!(pitch >= 3 + classes && size_of::<T>() == if halves { 2 } else { 4 });
-        assert!(out.len() >= at.level.capacity * pitch && rgb.len() == tables.camera.pixels() * 3);
+        assert!(pitch >= 3 + classes && out.len() >= at.level.capacity * pitch);
+        assert_eq!(rgb.len(), tables.camera.pixels() * 3);
         assert!(logits.len >= network.classes * tables.grid.pixels() && normalisation.values.len() == 6);
         let mut args = Args::new();
         args.buffer(&at.level.sites).buffer(at.counters).number(at.level.capacity).buffer(rgb);
@@ -244,117 +245,10 @@ impl Launcher<'_> {
         // SAFETY: sites lie in the camera image, whose rows and columns the tables map into the grid.
         unsafe { self.launch("site_features", self.over(at.level.capacity), &mut args) }
     }
-
-    fn affine_relu(
-        &self,
-        at: At<'_>,
-        affine: &Affine,
-        channels: usize,
-        x: &Buffer<f32>,
-        y: &mut Buffer<f32>,
-    ) -> Result<(), CudaError> {
-        let values = at.level.capacity * channels;
-        assert!(x.len() >= values && y.len() >= values && affine.scale.len() == channels);
-        let mut args = Args::new();
-        args.buffer(x)
-            .buffer(y)
-            .buffer(at.counters)
-            .number(at.index)
-            .number(at.level.capacity)
-            .number(channels);
-        args.buffer(&affine.scale).buffer(&affine.shift);
-        // SAFETY: rows of the capacity in both, checked above.
-        unsafe { self.launch("affine_relu", self.over(values), &mut args) }
-    }
-
-    fn concatenate(
-        &self,
-        at: At<'_>,
-        channels: usize,
-        skip: &Buffer<f32>,
-        u: &Buffer<f32>,
-        out: &mut Buffer<f32>,
-    ) -> Result<(), CudaError> {
-        let values = at.level.capacity * channels;
-        assert!(skip.len() >= values && u.len() >= values && out.len() >= 2 * values);
-        let mut args = Args::new();
-        args.buffer(skip).buffer(u).buffer(out).buffer(at.counters).number(at.index);
-        args.number(at.level.capacity).number(channels);
-        // SAFETY: rows of the capacity in all three, checked above.
-        unsafe { self.launch("concatenate", self.over(2 * values), &mut args) }
-    }
-
-    /// Output rows of the sites of `at` from `input` by `gather`.
-    fn convolve(
-        &self,
-        at: At<'_>,
-        conv: &Convolution,
-        gather: Gather<'_>,
-        input: &Buffer<f32>,
-        output: &mut Buffer<f32>,
-        finish: Finish,
-    ) -> Result<(), CudaError> {
-        let capacity = at.level.capacity;
-        let padded = Convolution::padded(conv.outputs);
-        assert!(output.len() >= capacity * conv.outputs && at.counters.len() >= COUNTERS);
-        assert_eq!((conv.weights.len(), conv.bias.len()), (conv.taps * conv.inputs * padded, padded));
-        if matches!(gather, Gather::Same) {
-            assert!(input.len() >= capacity * conv.inputs);
-        }
-        let map = gather.map(capacity, conv.taps);
-        let mut args = Args::new();
-        args.buffer(input).address(map).number(capacity).buffer(&at.level.sites).buffer(at.counters);
-        args.number(at.index).number(capacity).buffer(&conv.weights).buffer(&conv.bias).buffer(output);
-        args.number(conv.inputs).number(conv.outputs).number(gather.number()).number(finish as u32);
-        let work = capacity * (padded / super::weights::GROUP);
-        // SAFETY: outputs, weights and map have the lengths checked above; the map names sites of the input's level,
-        // whose rows the feature buffers hold up to that level's capacity.
-        unsafe { self.launch("conv_f32", self.over(work), &mut args) }
-    }
-
-    /// Gate, argmax and scatter of the refined logits `[sites][classes]`; `fused` gets the fused logits if given.
-    #[allow(clippy::too_many_arguments, reason = "the last stage meets everything")]
-    pub(super) fn gate_fuse(
-        &self,
-        gate: &GateWeights,
-        classes: usize,
-        scene: &Scene<'_>,
-        finest: &LevelBuffers,
-        refined: &Buffer<f32>,
-        label_of_channel: &Buffer<u8>,
-        labels: &mut Buffer<u8>,
-        counters: &Buffer<u32>,
-        fused: Option<&mut Buffer<f32>>,
-    ) -> Result<(), CudaError> {
-        let tables = scene.tables;
-        let hidden = crate::bundle::refiner::HIDDEN;
-        let sizes = |layer: &(Buffer<f32>, Buffer<f32>)| (layer.0.len(), layer.1.len());
-        assert_eq!(sizes(&gate.gate[0]), ((2 * classes + 2) * hidden, hidden));
-        assert_eq!(sizes(&gate.gate[1]), (2 * hidden, 2));
-        assert_eq!(sizes(&gate.fuser[0]), (classes * hidden, hidden));
-        assert_eq!(sizes(&gate.fuser[1]), (classes * hidden, classes));
-        assert!(refined.len() >= finest.capacity * classes && label_of_channel.len() == 256);
-        assert_eq!(labels.len(), tables.camera.pixels());
-        let mut args = Args::new();
-        args.buffer(&finest.sites).buffer(counters).number(finest.capacity);
-        coarse_args(&mut args, scene.logits, tables);
-        args.buffer(refined).number(classes);
-        for (weights, bias) in gate.gate.iter().chain(&gate.fuser) {
-            args.buffer(weights).buffer(bias);
-        }
-        args.buffer(label_of_channel).buffer(labels).number(tables.camera.width).number(tables.camera.height);
-        args.address(fused.map_or(0, |fused| {
-            assert!(fused.len() >= finest.capacity * classes);
-            fused.address()
-        }));
-        let blocks = self.over(finest.capacity).blocks;
-        let shape = Shape { blocks: blocks * 2, threads: GATE_BLOCK, shared_bytes: 0 };
-        // SAFETY: all layers, rows and images have the lengths checked above.
-        unsafe { self.launch("gate_fuse", shape, &mut args) }
-    }
 }
 
-fn coarse_args(args: &mut Args, logits: LogitsAt, tables: &CoarseTables) {
+/// The logits of the selection grid as kernels take them: `CoarseLogits` of `common.cuh`.
+pub(super) fn coarse_args(args: &mut Args, logits: LogitsAt, tables: &CoarseTables) {
     args.address(logits.address)
         .number(tables.grid.pixels())
         .number(tables.grid.width)
@@ -364,15 +258,15 @@ fn coarse_args(args: &mut Args, logits: LogitsAt, tables: &CoarseTables) {
 
 /// Feature rows in either precision.
 pub(super) enum NetworkBuffers {
-    Single(FeatureBuffers),
-    Half(HalfBuffers),
+    Single(FeatureBuffers<f32>),
+    Half(FeatureBuffers<u16>),
 }
 
 impl NetworkBuffers {
     /// Refined logits of the last run.
     pub(super) fn logits(&self) -> &Buffer<f32> {
         match self {
-            Self::Single(buffers) => &buffers.concat,
+            Self::Single(buffers) => &buffers.wide,
             Self::Half(buffers) => &buffers.wide,
         }
     }

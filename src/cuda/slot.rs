@@ -8,17 +8,18 @@ use super::axis::{Lattice, taps};
 use super::device::Device;
 use super::error::{CudaError, During};
 use super::front::{BINS, COUNTERS, CoarseTables, LatticeBuffers, LogitsAt, TIES_BLOCK};
-use super::half::Precision;
+use super::graph::GraphState;
 use super::launch::Launcher;
 use super::levels::LevelBuffers;
 use super::memory::{Allocator, Buffer, Pinned};
 use super::network::{FeatureBuffers, NetworkBuffers};
-use super::network_half::HalfBuffers;
+use super::precision::Precision;
 use super::segmenter::{DeviceSegmenter, DeviceTensor, Element};
+use super::triangle::Triangle;
 use super::weights::Uploader;
-use crate::bundle::manifest::Upsample;
+use crate::bundle::manifest::{Resize, Upsample};
 use crate::plan::{Geometry, Plan};
-use crate::types::{FrameReport, Size, Stage};
+use crate::types::{Frame, FrameReport, Size, Stage};
 
 /// What a slot's memory depends on.
 pub(super) struct SlotSpec<'a> {
@@ -58,6 +59,8 @@ pub(super) struct SlotBuffers {
     /// The engine's logits as floats, where it gives halves and they are stretched.
     pub(super) wide_logits: Buffer<f32>,
     pub(super) stretch: [Buffer<u32>; 2],
+    /// The bilinear resize, where the bundle asks for it.
+    pub(super) triangle: Option<Triangle>,
     pub(super) tables: CoarseTables,
     pub(super) lattice: LatticeBuffers,
     /// Bits of alpha, capacity.
@@ -84,6 +87,7 @@ impl SlotBuffers {
     ) -> Result<Self, CudaError> {
         let SlotSpec { plan, camera, geometry, input, output, refiner_inputs, precision } = spec;
         let (grid, classes) = (plan.selection_grid(), plan.classes.len());
+        let input_geometry = geometry;
         let geometry = geometry.with_grid(grid);
         let lattice = Lattice::new(&geometry, plan.upsample);
         let bilinear = plan.upsample == Upsample::Bilinear;
@@ -117,6 +121,10 @@ impl SlotBuffers {
             table(&axis_taps(stretched, grid.width, grid.width, logit_size.width))?,
         ];
 
+        let triangle = match plan.segmenter.resize {
+            Resize::Area => None,
+            Resize::Bilinear => Some(Triangle::new(&mut uploader, input_geometry)?),
+        };
         let mut levels = Vec::new();
         let mut features = None;
         if let Some(refiner) = &plan.refiner {
@@ -126,7 +134,7 @@ impl SlotBuffers {
                 Precision::Single => NetworkBuffers::Single(FeatureBuffers::new(
                     allocator, canvas, capacity, planes, inputs, classes,
                 )?),
-                Precision::Half => NetworkBuffers::Half(HalfBuffers::new(
+                Precision::Half => NetworkBuffers::Half(FeatureBuffers::new(
                     allocator, canvas, capacity, planes, inputs, classes,
                 )?),
             });
@@ -144,6 +152,7 @@ impl SlotBuffers {
                 .buffer("segmenter input and logits", wanted(stretched, classes * grid.pixels()))?,
             wide_logits: allocator.buffer("segmenter input and logits", wanted(halves, logits))?,
             stretch,
+            triangle,
             tables,
             lattice: LatticeBuffers {
                 entropy: allocator.buffer("selection", positions)?,
@@ -162,6 +171,16 @@ impl SlotBuffers {
             pinned_labels: allocator.pinned(camera.pixels(), false)?,
             extra: allocator.buffer("labels", camera.pixels())?,
         })
+    }
+
+    /// Copies the rows of a camera image, without their padding, to where the device fetches them.
+    pub(super) fn fill_image(&mut self, frame: &Frame<'_>) {
+        let row = frame.format.row_bytes(frame.size.width);
+        let rows = frame.format.rows(frame.size.height);
+        let image = self.pinned_image.as_mut_slice();
+        for (to, from) in image.chunks_exact_mut(row).zip(frame.data.chunks(frame.step)).take(rows) {
+            to.copy_from_slice(&from[..row]);
+        }
     }
 
     /// The logits that selection and gate read.
@@ -200,6 +219,9 @@ pub struct CudaSlot {
     pub(super) recorded: Vec<Stage>,
     /// Whether work was enqueued that nobody has waited for.
     pub(super) in_flight: bool,
+    pub(super) graph: GraphState,
+    /// Whether this frame's stages after the dense network were launched as the graph.
+    pub(super) replayed: bool,
     pub(super) report: FrameReport,
     pub(super) stream: Arc<CudaStream>,
 }
@@ -225,9 +247,16 @@ impl CudaSlot {
             done: Stage::ALL.iter().map(|_| event()).collect::<Result<_, _>>()?,
             recorded: Vec::with_capacity(Stage::ALL.len()),
             in_flight: false,
+            graph: GraphState::default(),
+            replayed: false,
             report: FrameReport::default(),
             stream,
         })
+    }
+
+    /// Whether the last frame's selection, refinement and fusion were one launch of the slot's graph.
+    pub fn replayed(&self) -> bool {
+        self.replayed
     }
 
     /// Marks the end of a stage on the stream.

@@ -1,9 +1,10 @@
 //! The refiner's weights as the kernels want them, uploaded once.
 
 use super::error::CudaError;
-use super::half::{Precision, half_bits};
+use super::half::half_bits;
 use super::launch::Launcher;
 use super::memory::{Allocator, Buffer, Number};
+use super::precision::Precision;
 use crate::bundle::refiner::{BatchNorm, HIDDEN, Kernel, Linear, RefinerWeights, Residual, Strided};
 
 /// Output channels of one thread, `GROUP` of `network.cu`.

@@ -21,7 +21,7 @@ pub fn cuda_backend(plan: Plan) -> Result<CudaBackend, BackendError> {
     let engine = TensorRtEngine::open(&Settings::from_environment(), &plan.segmenter);
     let engine = engine.map_err(|error| not_available(error.to_string()))?;
     let device = Device::open().map_err(|error| not_available(error.to_string()))?;
-    CudaBackend::with_engine(plan, Arc::new(device), Arc::new(engine)).map_err(|error| match error {
+    CudaBackend::with_engine(plan, Arc::new(device), Arc::new(engine), None).map_err(|error| match error {
         BackendError::NotAvailable { why, .. } => not_available(why),
         error => error,
     })

@@ -79,6 +79,12 @@ impl Case {
                 bundle.with_refiner(&spec, |manifest| manifest.replace("fit = \"pad\"", bgr))
             }),
             Self::selecting_pixels(&sizes),
+            Self::new("bilinear resize", Mode::Refined, &[Size::new(131, 77), Size::new(64, 48)], |bundle| {
+                bundle.save(|manifest| {
+                    manifest.replace("fit = \"pad\"", "fit = \"stretch\"\nresize = \"bilinear\"")
+                });
+                bundle
+            }),
             Self::new("coarse", Mode::Coarse, &sizes[..1], |bundle| bundle),
         ]
     }

@@ -1,7 +1,9 @@
 //! The sparse network and the fusion number by number: 32 bits within 1e-4 of the CPU, tensor cores within their bound,
 //! labels equal wherever the CPU's margin exceeds the error.
 
+use sparse_refine::bundle::manifest::Resize;
 use sparse_refine::bundle::refiner::{Features, RefinerSpec, RefinerWeights};
+use sparse_refine::cpu::bilinear::BilinearResize;
 use sparse_refine::cpu::evaluate::{Logits, gather_logits};
 use sparse_refine::cpu::features::site_features;
 use sparse_refine::cpu::gate::Gate;
@@ -17,7 +19,7 @@ use sparse_refine::types::{Frame, PixelFormat, Size};
 
 use crate::cases::Case;
 use crate::support::recording::scene;
-use crate::{cuda, frame, wanted};
+use crate::{cuda, frame};
 
 /// Refined and fused logits of the CPU at the sites a device chose.
 fn expected(case: &Case, frame: &Frame<'_>, sites: &[(u16, u16)]) -> (Vec<f32>, Vec<f32>) {
@@ -27,7 +29,11 @@ fn expected(case: &Case, frame: &Frame<'_>, sites: &[(u16, u16)]) -> (Vec<f32>, 
     let mut rgb = vec![0; frame.size.pixels() * 3];
     to_rgb8(frame, &mut rgb);
     let mut input = vec![0.0; 3 * tensors.size.pixels()];
-    AreaResize::new(&geometry, plan.segmenter.normalisation).run(&rgb, &mut input);
+    let normalisation = plan.segmenter.normalisation;
+    match plan.segmenter.resize {
+        Resize::Area => AreaResize::new(&geometry, normalisation).run(&rgb, &mut input),
+        Resize::Bilinear => BilinearResize::new(&geometry, normalisation).run(&rgb, &mut input),
+    }
     let segmenter = Segmenter::load(&plan.segmenter.path, tensors, plan.segmenter.engine, 1).unwrap();
     let mut logits = Vec::new();
     segmenter.run(&input, &mut logits).unwrap();
@@ -76,10 +82,8 @@ fn margin(logits: &[f32]) -> (usize, f32) {
 }
 
 #[test]
+#[ignore = "needs the emulated driver or a GPU: make test-cuda, make gpu-test"]
 fn logits_are_within_the_bound_of_their_precision_and_clear_labels_are_equal() {
-    if !wanted() {
-        return;
-    }
     for case in Case::all().into_iter().filter(|case| case.plan.refiner.is_some()) {
         let classes = case.plan.classes.len();
         for (precision, bound) in [(Precision::Single, 1e-4), (Precision::Half, 1e-2)] {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes barriers, waits and bounds out of the CUDA path, one at a time, and looks whether a test fails.
 
-    mutations.py TESTS OUT.md      TESTS: the binary of tests/cuda; the environment of scripts/cuda_env.sh
+    mutations.py TESTS OUT.md [WORD]   TESTS: the binary of tests/cuda; WORD: only rows with it; in scripts/cuda_env.sh's environment
 
 Kernels are changed in a copy and compiled for the emulated driver. A wait of the host is taken out by letting the driver's
 call answer "success" without doing anything (CUEMU_FAIL with code 0).
@@ -41,9 +41,12 @@ SOURCES = [
     ("bound: output channels", "tensor_cores.cu", "} else if (channel < outputs) {", "} else {", 0, LOGITS),
 ]
 # Waits of the host: the driver's call does nothing.
+REFUSED = "a_frame_that_the_network_refuses"
 WAITS = [
     ("wait: the frame's last event", "cuEventQuery:0:0", FRAMES),
     ("wait: the stream, before the host's network reads its input", "cuStreamSynchronize:0:0", FRAMES),
+    ("wait: a refused frame's copies, before their source is filled again", "cuStreamSynchronize:0:0", REFUSED),
+    ("wait: copies under way, before their memory is freed", "cuCtxSynchronize:0:0", REFUSED),
 ]
 
 
@@ -64,21 +67,21 @@ def noticed(tests, name, settings):
     # One multiprocessor: launches that loop over their work do loop.
     environment = dict(os.environ, CUEMU_PROCESSORS="1", **settings)
     try:
-        run = subprocess.run([tests, "--test-threads", "1", name], env=environment, capture_output=True, text=True, timeout=300)
+        run = subprocess.run([tests, "--ignored", "--test-threads", "1", name], env=environment, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
         return "no end within 300 s"
     if run.returncode == 0:
         return None
     lines = (run.stderr + run.stdout).splitlines()
-    words = ("cuemu: ", "frames", "assertion", " differ", "errors", "DeviceLost", "entropy", "counts")
+    words = ("cuemu: ", "frames", "assertion", " differ", "errors", "DeviceLost", "entropy", "counts", "panicked")
     said = [line for line in lines if any(word in line for word in words) and "running" not in line]
     return (said[0] if said else "the process died").strip()[:110]
 
 
 def main():
-    tests, out = sys.argv[1:3]
+    tests, out, word = (sys.argv + [""])[1:4]
     rows, survivors = [], 0
-    for what, *mutation, test in SOURCES:
+    for what, *mutation, test in (row for row in SOURCES if word in row[0]):
         with tempfile.TemporaryDirectory() as place:
             folder = os.path.join(place, "kernels")
             mutated(*mutation, folder)
@@ -95,7 +98,7 @@ def main():
         rows.append((what, mutation[0], by, said))
         survivors += said is None
         print(what, "|", by, "|", said, flush=True)
-    for what, fail, test in WAITS:
+    for what, fail, test in (row for row in WAITS if word in row[0]):
         said = noticed(tests, test, {"CUEMU_SCHED": "lazy", "CUEMU_FAIL": fail})
         rows.append((what, fail.split(":")[0], "lazy, seed 1", said))
         survivors += said is None

@@ -1,4 +1,4 @@
-// Every pixel format into packed RGB8, and the area resize. Twins: src/cpu/pixels.rs, src/cpu/resize.rs.
+// Every pixel format into packed RGB8, and both resizes. Twins: src/cpu/pixels.rs, src/cpu/resize.rs, src/cpu/bilinear.rs.
 // Integers only, up to one division and the normalisation: the same bits as the CPU.
 
 constexpr u32 RGB8 = 0, BGR8 = 1, RGBA8 = 2, BGRA8 = 3, MONO8 = 4, UYVY = 5, YUYV = 6, NV12 = 7, RGGB = 8, BGGR = 9,
@@ -141,6 +141,45 @@ extern "C" __global__ void area_resize_f16(const u8* rgb, u16* out, u32 width, u
                                            const float* normalisation, int reversed) {
     resize_cells(rgb, StoreF16{out}, width, height, grid_width, grid_height, cell_x, unit_x, cell_y, unit_y,
                  normalisation, reversed);
+}
+
+// The triangle filter. table: for each output its first input, how many there are, and their weights with `precision` bits
+// after the point (src/cuda/triangle.rs); `at(k)` gives the k-th input. Sums are exact, rounded once.
+template <class Sample>
+DEV u8 filtered(const u32* entry, u32 precision, Sample at) {
+    int sum = 1 << (precision - 1);
+    for (u32 k = 0; k < entry[1]; k++) sum += (int)at(entry[0] + k) * (int)entry[2 + k];
+    return level(sum >> precision);
+}
+
+// Down the columns: out[row][byte], rows of `row_bytes`. One thread per byte.
+extern "C" __global__ void filter_rows(const u8* rgb, u8* out, u32 row_bytes, u32 rows, const u32* table, u32 pitch,
+                                       u32 precision) {
+    for (u32 i = global_index(); i < row_bytes * rows; i += global_step()) {
+        const u8* column = rgb + i % row_bytes;
+        auto at = [=](u32 row) { return column[(u64)row * row_bytes]; };
+        out[i] = filtered(table + (u64)(i / row_bytes) * pitch, precision, at);
+    }
+}
+
+// Along the rows, then normalised into three planes, floats or halves, as resize_cells. One thread per cell.
+extern "C" __global__ void filter_columns(const u8* rgb, u32 width, u32 grid_width, u32 grid_height, const u32* table,
+                                          u32 pitch, u32 precision, const float* normalisation, int reversed,
+                                          float* out, u16* half_out) {
+    for (u32 i = global_index(); i < grid_width * grid_height; i += global_step()) {
+        const u32* entry = table + (u64)(i % grid_width) * pitch;
+        const u8* line = rgb + (u64)(i / grid_width) * width * 3;
+        for (u32 plane = 0; plane < 3; plane++) {
+            u32 channel = reversed ? 2 - plane : plane, to = plane * grid_width * grid_height + i;
+            auto at = [=](u32 column) { return line[column * 3 + channel]; };
+            float x = ((float)filtered(entry, precision, at) - normalisation[plane]) / normalisation[3 + plane];
+            if (half_out) {
+                half_out[to] = half_of(x);
+            } else {
+                out[to] = x;
+            }
+        }
+    }
 }
 
 // Planar maps of the network's logits stretched to the selection grid. Twin: src/cpu/upsample.rs.

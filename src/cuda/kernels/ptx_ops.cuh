@@ -57,9 +57,11 @@ DEV float multiply_add(float a, float b, float c) { return a * b + c; }
 DEV unsigned short half_of(float x) { return simt::half_bits(x); }
 DEV float float_of(unsigned short h) { return simt::half_value(h); }
 
-// Nothing is copied before the wait, so that a missing wait, or a barrier before it, is seen.
+// Nothing is copied before the wait, so that a missing wait, or a barrier before it, is seen. The real copy may come at any
+// time from here on: for the race check it is a write now and at the wait.
 DEV void cp_async16_or_zero(void* shared, const void* global, bool valid) {
     alignas(16) static const char zeros[16] = {};
+    simt::touch(shared, 16, true, __builtin_return_address(0));
     auto* thread = simt::running()->current;
     thread->async_copies.push_back({shared, valid ? global : zeros, thread->async_groups});
 }
@@ -71,6 +73,7 @@ DEV void cp_async_wait() {
     size_t left = 0;
     for (auto& copy : copies) {
         if (copy.group + N < thread->async_groups) {
+            simt::touch(copy.dst, 16, true, __builtin_return_address(0));
             memcpy(copy.dst, copy.src, 16);
         } else {
             copies[left++] = copy;
@@ -82,7 +85,11 @@ DEV void cp_async_wait() {
 DEV void ldmatrix_x4(unsigned r[4], const void* row) {
     auto rows = simt::collective(~0u, (uint64_t)row);
     int l = simt::lane_id();
-    for (int i = 0; i < 4; i++) memcpy(&r[i], (const char*)rows[8 * i + l / 4] + 4 * (l % 4), 4);
+    for (int i = 0; i < 4; i++) {
+        auto* pair = (const char*)rows[8 * i + l / 4] + 4 * (l % 4);
+        simt::touch(pair, 4, false, __builtin_return_address(0));
+        memcpy(&r[i], pair, 4);
+    }
 }
 
 // Fragment layout of the PTX ISA for mma.m16n8k16 with .f16: lane l holds rows l / 4 (+ 8), columns 2 * (l % 4) (+ 1, + 8,

@@ -119,9 +119,18 @@ struct Thread {
     uint64_t snapshot[32];                // every lane's value, when the intrinsic completes
     std::vector<AsyncCopy> async_copies;  // cp.async issued and not yet waited for
     unsigned async_groups;                // committed by this thread
+    unsigned warp_syncs;                  // intrinsics of its whole warp so far
 #ifdef SIMT_TSAN
     void* tsan_fiber = nullptr;
 #endif
+};
+
+// History of a byte of shared memory, for race.cpp. A phase lies between two barriers; phases are counted over all blocks, so nothing is ever cleared.
+struct Shadow {
+    uint64_t write_phase = 0, read_phase = 0;
+    unsigned writer = 0, write_syncs = 0;                    // thread, and its warp's intrinsics so far
+    unsigned reader_warp = 0, reader_lanes = 0, read_syncs = 0;
+    bool several_warps = false;
 };
 
 struct Block {
@@ -130,6 +139,8 @@ struct Block {
     const Kernel* kernel;
     void* args;
     void* dynamic_shared;
+    size_t dynamic_bytes;
+    uint64_t phase = 0;  // barriers passed, and blocks begun
     Fault* fault;
     sigjmp_buf on_fault;
     void* scheduler_sp;
@@ -137,6 +148,7 @@ struct Block {
     std::vector<Thread> threads;
     std::vector<unsigned> ready;
     std::vector<char*> free_stacks;
+    std::vector<Shadow> shadows;
     unsigned alive, waiting;
     uint64_t rng;
     int order;
@@ -163,6 +175,14 @@ inline Block* running() {
 inline unsigned lane_id() {
     return running()->current->id & 31;
 }
+
+[[noreturn]] void fail(Block* b, FaultKind kind, uint64_t addr, const char* what);
+#ifdef SIMT_RACECHECK
+// race.cpp: an access to shared memory that the compiler's hooks do not see.
+void touch(const void* address, size_t size, bool writes, void* code);
+#else
+inline void touch(const void*, size_t, bool, void*) {}
+#endif
 
 void barrier(int site);
 // Waits for all lanes in `mask`; returns every lane's value.

@@ -44,19 +44,21 @@ void order_acquire(void* tag) {
     __tsan_acquire(tag);
 }
 void enter_fiber(Block* b, Thread& t) {
-    if (!t.tsan_fiber) {
+    const bool first = !t.tsan_fiber;
+    if (first) {
         if (b->free_fibers.empty()) b->free_fibers.push_back(__tsan_create_fiber(0));
         t.tsan_fiber = b->free_fibers.back();
         b->free_fibers.pop_back();
+        __tsan_release(&b->order);
     }
     b->tsan_scheduler = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(t.tsan_fiber, 1);
+    if (first) __tsan_acquire(&b->order);  // after what came before the block
 }
 void leave_fiber(Block* b) {
     __tsan_switch_to_fiber(b->tsan_scheduler, 1);
 }
-// The end of a block orders its threads before what follows. A fresh fibre (vector clock) is used for each
-// block.
+// The end of a block orders its threads before what follows: blocks share their statics, so they are never concurrent.
 void join_fibers(Block* b) {
     for (auto& t : b->threads)
         if (t.tsan_fiber) {
@@ -66,8 +68,6 @@ void join_fibers(Block* b) {
             b->free_fibers.push_back(t.tsan_fiber);
             t.tsan_fiber = nullptr;
         }
-    for (void* f : b->free_fibers) __tsan_destroy_fiber(f);
-    b->free_fibers.clear();
     __tsan_acquire(b);
 }
 #else
@@ -80,7 +80,9 @@ void join_fibers(Block*) {}
 
 // ---- faults ----
 
-[[noreturn]] void fail(Block* b, FaultKind kind, uint64_t addr, const char* what) {
+}  // namespace
+
+void fail(Block* b, FaultKind kind, uint64_t addr, const char* what) {
     Fault* f = b->fault;
     const Thread* t = b->current;
     f->kind = kind;
@@ -90,6 +92,8 @@ void join_fibers(Block*) {}
     snprintf(f->what, sizeof f->what, "%s", what);
     siglongjmp(b->on_fault, 1);
 }
+
+namespace {
 
 struct sigaction previous_segv;
 void on_segv(int signo, siginfo_t* info, void* ucontext) {
@@ -105,6 +109,7 @@ void on_segv(int signo, siginfo_t* info, void* ucontext) {
 
 // ---- shared memory: 0xff (NaN, -1) before every block, so that nothing left by an earlier block helps ----
 
+#ifndef SIMT_STATIC_SHARED
 void find_tls_segment(char* inside_this_library) {
     tls.begin = inside_this_library;
     dl_iterate_phdr(
@@ -124,6 +129,7 @@ void find_tls_segment(char* inside_this_library) {
         },
         inside_this_library);
 }
+#endif
 void poison_shared() {
     if (!tls.end) return;
     char* own = (char*)&tls;
@@ -186,6 +192,7 @@ void release_block_barrier(Block* b) {
         site = t.barrier_site;
     }
     b->waiting = 0;
+    b->phase++;
     for (auto& t : b->threads)
         if (t.state == kAtBlockBarrier) make_ready(b, t);
 }
@@ -195,12 +202,14 @@ void run_block(Block* b) {
     b->ready.clear();
     b->alive = n;
     b->waiting = 0;
+    b->phase++;
     for (unsigned i = 0; i < n; i++) {
         Thread& t = b->threads[i];
         t.id = i;
         t.state = kFresh;
         t.async_copies.clear();
         t.async_groups = 0;
+        t.warp_syncs = 0;
         t.tid = make_uint3(i % b->bdim.x, i / b->bdim.x % b->bdim.y, i / (b->bdim.x * b->bdim.y));
     }
     for (unsigned i = n; i--;) b->ready.push_back(i);
@@ -213,12 +222,18 @@ void run_block(Block* b) {
         simt_switch(&b->scheduler_sp, t.sp);
         b->current = nullptr;
         if (t.state == kDone) {
+#ifndef SIMT_TSAN  // to TSan another thread on the same stack is a race: there the whole block keeps its stacks
             b->free_stacks.push_back(t.stack);
+#endif
             b->alive--;
             if (b->waiting && b->waiting == b->alive) release_block_barrier(b);
         }
     }
     join_fibers(b);
+#ifdef SIMT_TSAN
+    for (auto& t : b->threads)
+        if (t.state == kDone) b->free_stacks.push_back(t.stack);
+#endif
     if (b->alive) {
         for (auto& t : b->threads)
             if (t.state != kDone) {
@@ -269,7 +284,8 @@ const uint64_t* collective(unsigned mask, uint64_t value) {
     Block* b = running();
     Thread* t = b->current;
     const unsigned warp = t->id & ~31u, in_block = (unsigned)b->threads.size();
-    if (in_block - warp < 32) mask &= (1u << (in_block - warp)) - 1;  // a last, partial warp
+    const unsigned whole = in_block - warp < 32 ? (1u << (in_block - warp)) - 1 : ~0u;
+    mask &= whole;  // a last, partial warp
     if (!(mask >> (t->id & 31) & 1)) fail(b, kSync, 0, "warp intrinsic: the calling lane is not in its mask");
     t->state = kAtWarp;
     t->warp_mask = mask;
@@ -290,6 +306,7 @@ const uint64_t* collective(unsigned mask, uint64_t value) {
                 unsigned lane = __builtin_ctz(q);
                 other.snapshot[lane] = b->threads[warp + lane].warp_value;
             }
+            other.warp_syncs += mask == whole;
             make_ready(b, other);
         }
     yield(b);
@@ -338,6 +355,7 @@ extern "C" __attribute__((visibility("default"), used)) int simt_run(const simt:
     b->threads.resize(dims[3] * dims[4] * dims[5]);
     std::vector<char> dynamic(dynamic_shared + 16, (char)0xff);
     b->dynamic_shared = (void*)(((uintptr_t)dynamic.data() + 15) & ~(uintptr_t)15);
+    b->dynamic_bytes = dynamic_shared;
     fault->kind = kNone;
     tls.running = b;
     if (sigsetjmp(b->on_fault, 1) == 0) run_grid(b);

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use crate::config::config;
+use crate::graphs::{self, Graph};
 use crate::kernels::{self, Kernel, Module};
 use crate::memory::{self, Kind};
 use crate::schedule::{Event, Stream, event, stream, synchronize_all};
@@ -17,12 +18,32 @@ type Handle = *mut c_void;
 type DevicePtr = u64;
 const CONTEXT: Handle = 0x1000 as Handle;
 
+/// Calls that wait, allocate or free: a thread that captures a graph must not make them.
+const NOT_IN_CAPTURE: &[&str] = &[
+    "cuCtxSynchronize",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuStreamSynchronize",
+    "cuStreamQuery",
+    "cuStreamWaitEvent",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuModuleLoadData",
+];
+
+fn answer(name: &str) -> Option<Status> {
+    let refused = || NOT_IN_CAPTURE.contains(&name).then(|| graphs::refused(name))?;
+    crate::faults::injected(name).or_else(refused)
+}
+
 macro_rules! api {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block)*) => {
         $(#[unsafe(no_mangle)]
         #[allow(unused_unsafe)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> Status {
-            if let Some(status) = crate::faults::injected(stringify!($name)) {
+            if let Some(status) = answer(stringify!($name)) {
                 return status;
             }
             unsafe { $body }
@@ -110,9 +131,12 @@ api! {
         let status = memory::check_range(to, len);
         if status != OK { return status; }
         if memory::is_known(from) {
-            // Pinned: read when its turn comes.
-            return stream(on).push(move || memory::copy(to, from, len));
+            // Pinned: read when its turn comes. Until then nobody may change it, unless a graph will read it anew.
+            let on = stream(on);
+            let issued = crate::lock(&on.capture).is_none().then(|| memory::digest(from, len));
+            return on.push(move || memory::copy_unchanged(to, from, len, issued));
         }
+        if let Some(status) = graphs::refused("a copy from pageable memory") { return status; }
         // Pageable: staged before the call returns.
         let staged = std::slice::from_raw_parts(from as *const u8, len).to_vec();
         stream(on).push(move || memory::copy(to, staged.as_ptr() as usize, len))
@@ -121,9 +145,10 @@ api! {
         let (to, from) = (to as usize, from as usize);
         let status = memory::check_range(from, len);
         if status != OK { return status; }
-        let on = stream(on);
+        let (on, pinned) = (stream(on), memory::is_known(to));
+        if !pinned && let Some(status) = graphs::refused("a copy to pageable memory") { return status; }
         on.push(move || memory::copy(to, from, len));
-        if memory::is_known(to) { OK } else { on.synchronize() } // pageable: synchronous
+        if pinned { OK } else { on.synchronize() } // pageable: synchronous
     }
     fn cuMemcpyDtoDAsync_v2(to: DevicePtr, from: DevicePtr, len: usize, on: Handle) {
         let (to, from) = (to as usize, from as usize);
@@ -157,7 +182,10 @@ api! {
         OK
     }
     fn cuEventDestroy_v2(handle: Handle) { drop(Arc::from_raw(handle as *const Event)); OK }
-    fn cuEventRecord(handle: Handle, on: Handle) { event(handle).record(&stream(on)) }
+    fn cuEventRecord(handle: Handle, on: Handle) { graphs::record(&event(handle), &stream(on), false) }
+    fn cuEventRecordWithFlags(handle: Handle, on: Handle, flags: c_uint) {
+        graphs::record(&event(handle), &stream(on), flags & 1 != 0)
+    }
     fn cuEventQuery(handle: Handle) {
         match event(handle).last() {
             Some(ticket) if !ticket.poll() => NOT_READY,
@@ -180,11 +208,29 @@ api! {
     }
 }
 
-// ---- graphs: not emulated ----
+// ---- graphs ----
 api! {
-    fn cuStreamBeginCapture_v2(_handle: Handle, _mode: c_uint) { NOT_SUPPORTED }
-    fn cuStreamEndCapture(_handle: Handle, _graph: *mut Handle) { NOT_SUPPORTED }
-    fn cuStreamIsCapturing(_handle: Handle, capturing: *mut c_int) { *capturing = 0; OK }
+    fn cuStreamBeginCapture_v2(handle: Handle, _mode: c_uint) { graphs::begin(&stream(handle)) }
+    fn cuStreamEndCapture(handle: Handle, graph: *mut Handle) {
+        match graphs::end(&stream(handle)) {
+            Ok(captured) => { *graph = Box::into_raw(Box::new(captured)) as Handle; OK }
+            Err(status) => status,
+        }
+    }
+    fn cuStreamIsCapturing(handle: Handle, capturing: *mut c_int) {
+        *capturing = c_int::from(crate::lock(&stream(handle).capture).is_some());
+        OK
+    }
+    fn cuGraphInstantiateWithFlags(exec: *mut Handle, graph: Handle, _flags: u64) {
+        *exec = Box::into_raw(Box::new((*(graph as *const Graph)).clone())) as Handle;
+        OK
+    }
+    fn cuGraphLaunch(exec: Handle, on: Handle) {
+        if sticky() != OK { return sticky(); }
+        (*(exec as *const Graph)).launch(&stream(on))
+    }
+    fn cuGraphDestroy(graph: Handle) { drop(Box::from_raw(graph as *mut Graph)); OK }
+    fn cuGraphExecDestroy(exec: Handle) { drop(Box::from_raw(exec as *mut Graph)); OK }
 }
 
 // ---- modules and launches ----

@@ -155,21 +155,43 @@ pub unsafe fn launch(
     static LAUNCHES: AtomicU64 = AtomicU64::new(0);
     let seed = config().seed.wrapping_mul(1_000_003) + LAUNCHES.fetch_add(1, SeqCst);
     // As in CUDA, the arguments are copied when the launch is issued.
-    let packed = unsafe { ((*kernel).pack)(args) } as usize;
-    let kernel = kernel as usize;
-    stream.push(move || unsafe { run(kernel as *const Kernel, packed as *mut c_void, dims, shared, seed) })
+    let launch = Launch { kernel, arguments: unsafe { ((*kernel).pack)(args) }, dims, shared, seed };
+    stream.push(move || launch.run())
+}
+
+/// A launch with its arguments; a graph runs it more than once.
+struct Launch {
+    kernel: *const Kernel,
+    arguments: *mut c_void,
+    dims: [c_uint; 6],
+    shared: c_uint,
+    seed: u64,
+}
+
+// SAFETY: the kernel is a constant of its library, the arguments are only read.
+unsafe impl Send for Launch {}
+unsafe impl Sync for Launch {}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        // SAFETY: packed for this launch, dropped once.
+        unsafe { ((*self.kernel).drop)(self.arguments) }
+    }
+}
+
+impl Launch {
+    fn run(&self) {
+        // SAFETY: arguments and kernel belong together.
+        unsafe { run(self.kernel, self.arguments, self.dims, self.shared, self.seed) }
+    }
 }
 
 unsafe fn run(kernel: *const Kernel, packed: *mut c_void, dims: [c_uint; 6], shared: c_uint, seed: u64) {
     let Some(library) = library() else { return };
     let start = Instant::now();
     let mut fault: Fault = unsafe { std::mem::zeroed() };
-    let skip = sticky() != OK;
-    unsafe {
-        if !skip {
-            (library.run)(kernel, packed, dims.as_ptr(), shared, seed, config().order, &mut fault);
-        }
-        ((*kernel).drop)(packed);
+    if sticky() == OK {
+        unsafe { (library.run)(kernel, packed, dims.as_ptr(), shared, seed, config().order, &mut fault) };
     }
     let name = unsafe { CStr::from_ptr((*kernel).name) }.to_string_lossy();
     if let Some(status) = crate::faults::injected(&name) {

@@ -2,6 +2,7 @@
 //!
 //! - [`memory`]: device and pinned allocations are host memory between guard pages.
 //! - [`schedule`]: streams are ordered queues; an event is one ticket for each time it is recorded.
+//! - [`graphs`]: a stream's operations written down and launched again.
 //! - [`kernels`]: CUDA C++ compiled for the CPU (simt.h), found by name and checked against the real PTX.
 //! - [`faults`]: failures on demand.
 //! - [`api`]: the exported `cu*` functions.
@@ -11,6 +12,7 @@
 mod api;
 mod config;
 mod faults;
+mod graphs;
 mod kernels;
 mod memory;
 mod schedule;

@@ -160,10 +160,36 @@ pub fn check_range(address: usize, len: usize) -> Status {
     }
 }
 
+/// A copy whose turn has come. Memory that was freed since it was issued is named, not touched.
 pub fn copy(to: usize, from: usize, len: usize) {
+    for address in [to, from] {
+        if find(address).is_some_and(|(_, allocation)| allocation.freed) {
+            return fail(ILLEGAL_ADDRESS, &format!("copy of {len} bytes: {}", describe(address)));
+        }
+    }
     tsan::read(from, len);
     tsan::write(to, len);
     unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) }
+}
+
+/// Tells whether page-locked memory was changed.
+pub fn digest(from: usize, len: usize) -> u64 {
+    // SAFETY: the caller's copy reads the same bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, len) };
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words.iter().fold(len as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    rest.iter().fold(hash, |hash, &byte| mix(hash, u64::from(byte)))
+}
+
+/// A copy from page-locked memory that held `issued` when it was issued.
+pub fn copy_unchanged(to: usize, from: usize, len: usize, issued: Option<u64>) {
+    let freed = find(from).is_some_and(|(_, allocation)| allocation.freed);
+    if !freed && issued.is_some_and(|issued| issued != digest(from, len)) {
+        let text = format!("copy of {len} bytes: changed before it ran: {}", describe(from));
+        return fail(ILLEGAL_ADDRESS, &text);
+    }
+    copy(to, from, len);
 }
 
 pub fn fill(address: usize, byte: u8, len: usize) {

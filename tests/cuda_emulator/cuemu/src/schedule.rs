@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{Sched, config};
+use crate::graphs::{Capture, Node};
 use crate::status::{OK, Status, sticky};
 use crate::{lock, spread, tsan, xorshift};
 
@@ -106,8 +107,11 @@ impl Event {
 
 // ---- streams ----
 
-enum Op {
-    Run(Box<dyn FnOnce() + Send>),
+/// A copy, a fill or a launch. A graph runs it again and again.
+pub type Work = Arc<dyn Fn() + Send + Sync>;
+
+pub enum Op {
+    Run(Work),
     Wait(Arc<Ticket>),
     Record(Arc<Ticket>),
 }
@@ -135,6 +139,8 @@ pub struct Stream {
     queue: Mutex<Queue>,
     more: Condvar,
     idle: Condvar,
+    /// What is written down in place of being queued, while a graph is captured.
+    pub capture: Mutex<Option<Capture>>,
 }
 
 impl Stream {
@@ -152,15 +158,19 @@ impl Stream {
         stream
     }
 
-    pub fn push(&self, work: impl FnOnce() + Send + 'static) -> Status {
-        self.push_op(Op::Run(Box::new(work)))
+    pub fn push(&self, work: impl Fn() + Send + Sync + 'static) -> Status {
+        let work: Work = Arc::new(work);
+        match &mut *lock(&self.capture) {
+            Some(capture) => capture.add(Node::Run(work)),
+            None => self.push_op(Op::Run(work)),
+        }
     }
 
     pub fn push_wait(&self, ticket: Arc<Ticket>) -> Status {
         self.push_op(Op::Wait(ticket))
     }
 
-    fn push_op(&self, op: Op) -> Status {
+    pub fn push_op(&self, op: Op) -> Status {
         let mut queue = lock(&self.queue);
         tsan::release(self);
         queue.ops.push_back(op);

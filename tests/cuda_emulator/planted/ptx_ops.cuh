@@ -1,0 +1,2 @@
+// The planted bugs use the product's operations.
+#include "../../../src/cuda/kernels/ptx_ops.cuh"
