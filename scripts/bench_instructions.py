@@ -56,6 +56,10 @@ def main():
         found[stage] = (many - few) // (TIMES[1] - TIMES[0])
     if "--write" in sys.argv:
         TABLE.write_text(json.dumps({"compiler": compiler, "instructions": found}, indent=2) + "\n")
+    if not TABLE.exists():
+        print("\n".join(f"{stage:<16} {instructions:>12}" for stage, instructions in found.items()))
+        print(f"no {TABLE.relative_to(ROOT)} to compare with: --write makes it")
+        return 0
     table = json.loads(TABLE.read_text())
     wrong = 0
     for stage, instructions in found.items():
