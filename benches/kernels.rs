@@ -40,7 +40,7 @@ fn thread_counts() -> impl Iterator<Item = usize> {
 }
 
 const SUMS: usize = 12 * 16;
-const STEPS: usize = 200_000;
+const STEPS: usize = 2_000_000;
 
 /// Independent multiply-adds in plain code, as wide as the compiler makes them for AVX-512 or AVX2.
 fn multiply_add() {
@@ -105,7 +105,8 @@ fn peak(criterion: &mut Criterion) {
                 let chunks = z.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK));
                 pool.install(|| {
                     chunks.for_each(|((z, x), y)| {
-                        z.iter_mut().zip(x).zip(y).for_each(|((z, x), y)| *z = x + black_box(3.0) * y);
+                        let scale = black_box(3.0);
+                        z.iter_mut().zip(x).zip(y).for_each(|((z, x), y)| *z = x + scale * y);
                     });
                 });
             });
