@@ -26,4 +26,5 @@ pub mod ros;
 pub mod start;
 pub mod synth;
 pub mod tensorrt;
+pub mod tiles;
 pub mod types;

@@ -133,6 +133,11 @@ pub struct FinePlan {
 }
 
 impl ColumnsPlan {
+    /// The threshold on the weight map where `alpha` is in force; `ctf` has none.
+    pub fn threshold(&self, alpha: f32) -> Option<f32> {
+        (self.configuration != Configuration::Ctf).then_some(alpha)
+    }
+
     fn new(fine: &FineEntry, bundle: &Bundle, mode: Mode) -> Self {
         let cross_column = fine.configuration == Configuration::Isctf;
         Self {

@@ -3,7 +3,7 @@
 use crate::config::BackendChoice;
 use crate::cpu::CpuBackend;
 use crate::cpu::tiles::TileBackend;
-use crate::cuda::{self, CudaBackend};
+use crate::cuda::{self, CudaBackend, CudaTileBackend};
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
 use crate::tensorrt::{built_for, cuda_backend};
@@ -18,6 +18,8 @@ pub enum Started {
     Cuda(Box<CudaBackend>),
     /// The plain CPU, for the method `spatial_sparsity`.
     CpuTiles(Box<TileBackend>),
+    /// CUDA for that method, both columns on the host's ONNX engine.
+    CudaTiles(Box<CudaTileBackend>),
 }
 
 /// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works, and says why not the
@@ -28,12 +30,7 @@ pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts
     }
     match choice {
         BackendChoice::Cpu => start_cpu(plan, "asked for".to_owned()),
-        BackendChoice::Cuda => start_cuda(plan, "asked for".to_owned()).map_err(|error| match error {
-            BackendError::NotAvailable { backend: "cuda", why } => {
-                BackendError::NotAvailable { backend: "cuda", why: format!("{why}; or use --backend cpu") }
-            }
-            error => error,
-        }),
+        BackendChoice::Cuda => start_cuda(plan, "asked for".to_owned()).map_err(or_cpu),
         BackendChoice::Tensorrt => {
             start_tensorrt(plan, "asked for".to_owned()).map_err(|error| match error {
                 BackendError::NotAvailable { backend, why } => BackendError::NotAvailable {
@@ -60,13 +57,9 @@ fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
     }
     match start_cuda(plan.clone(), format!("auto: {against}CUDA works")) {
         Err(BackendError::NotAvailable { why, .. }) => {
-            // Every report says the reason. A warning only where a GPU is expected: most machines have none.
-            if built_for().is_some() || cuda::has_driver() {
-                tracing::warn!("runs on the CPU: {against}{why}");
-            } else {
-                tracing::info!("runs on the CPU: {why}");
-            }
-            start_cpu(plan, format!("auto: {against}{why}"))
+            let why = format!("{against}{why}");
+            warn_of_cpu(&why);
+            start_cpu(plan, format!("auto: {why}"))
         }
         started => {
             if !against.is_empty() && started.is_ok() {
@@ -74,6 +67,25 @@ fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
             }
             started
         }
+    }
+}
+
+/// Every report says the reason. A warning only where a GPU is expected: most machines have none.
+fn warn_of_cpu(why: &str) {
+    if built_for().is_some() || cuda::has_driver() {
+        tracing::warn!("runs on the CPU: {why}");
+    } else {
+        tracing::info!("runs on the CPU: {why}");
+    }
+}
+
+/// Says what else there is where CUDA does not work.
+fn or_cpu(error: BackendError) -> BackendError {
+    match error {
+        BackendError::NotAvailable { backend: "cuda", why } => {
+            BackendError::NotAvailable { backend: "cuda", why: format!("{why}; or use --backend cpu") }
+        }
+        error => error,
     }
 }
 
@@ -107,31 +119,46 @@ fn on_cuda(backend: CudaBackend, refines: bool, reason: String) -> (Started, Bac
     (Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason })
 }
 
-/// The method `spatial_sparsity` runs on the CPU.
+/// The same for the method `spatial_sparsity`, whose columns have no TensorRT engines.
 fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
-    let reason = match choice {
-        BackendChoice::Cpu => "asked for",
-        BackendChoice::Auto => "auto: spatial_sparsity runs on the CPU only",
-        BackendChoice::Cuda | BackendChoice::Tensorrt => {
-            return Err(BackendError::NotAvailable {
-                backend: choice.name(),
-                why: "the method spatial_sparsity of this bundle runs on the CPU only; use --backend cpu or auto"
-                    .to_owned(),
-            });
-        }
-    };
+    match choice {
+        BackendChoice::Cpu => tiles_on_cpu(plan, "asked for".to_owned()),
+        BackendChoice::Cuda => tiles_on_cuda(plan, "asked for".to_owned()).map_err(or_cpu),
+        BackendChoice::Tensorrt => Err(BackendError::NotAvailable {
+            backend: choice.name(),
+            why: "the method spatial_sparsity of this bundle has no TensorRT engines; use --backend cuda, cpu or auto"
+                .to_owned(),
+        }),
+        BackendChoice::Auto => match tiles_on_cuda(plan.clone(), "auto: CUDA works".to_owned()) {
+            Err(BackendError::NotAvailable { why, .. }) => {
+                warn_of_cpu(&why);
+                tiles_on_cpu(plan, format!("auto: {why}"))
+            }
+            started => started,
+        },
+    }
+}
+
+fn tiles_on_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
     let threads = plan.threads;
     let engine = format!("onnx ({})", plan.segmenter.engine.name());
-    let configuration = plan.columns.as_ref().filter(|columns| columns.fine.is_some());
-    let facts = BackendFacts {
-        segmenter: engine.clone(),
-        refiner: configuration.map_or("no fine column".to_owned(), |columns| {
-            format!("{engine}, {} on tiles", columns.configuration.name())
-        }),
-        device: format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" }),
-        reason: reason.to_owned(),
-    };
+    let device = format!("cpu, {threads} thread{}", if threads == 1 { "" } else { "s" });
+    let facts = tile_facts(&plan, engine, device, reason);
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
+}
+
+fn tiles_on_cuda(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    let backend = CudaTileBackend::new(plan.clone())?;
+    let facts = tile_facts(&plan, backend.engine_name(), backend.device_name(), reason);
+    Ok((Started::CudaTiles(Box::new(backend)), facts))
+}
+
+fn tile_facts(plan: &Plan, engine: String, device: String, reason: String) -> BackendFacts {
+    let refining = plan.columns.as_ref().filter(|columns| columns.fine.is_some());
+    let refiner = refining.map_or("no fine column".to_owned(), |columns| {
+        format!("{engine}, {} on tiles", columns.configuration.name())
+    });
+    BackendFacts { segmenter: engine, refiner, device, reason }
 }
 
 /// One sentence on CUDA here, and whether it works.

@@ -27,7 +27,7 @@ use crate::types::{Frame, FrameError, FrameReport, Size, Stage, UNLABELLED};
 
 /// How long a frame may take before the device counts as lost. Far beyond any frame; a hung kernel must not become a
 /// silent stop.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Networks on the device; frames live in slots.
 pub struct CudaBackend {
@@ -292,14 +292,14 @@ impl CudaBackend {
 }
 
 /// The largest parts of a slot, for people.
-fn largest(allocator: &Allocator) -> String {
+pub(super) fn largest(allocator: &Allocator) -> String {
     let mut parts = allocator.parts();
     parts.sort_by_key(|part| std::cmp::Reverse(part.1));
     let text = |part: &(&str, usize)| format!("{} {} MB", part.0, part.1.div_ceil(1 << 20));
     parts.iter().take(3).map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn device_normalisation(
+pub(super) fn device_normalisation(
     uploader: &mut Uploader<'_>,
     normalisation: &Normalisation,
 ) -> Result<DeviceNormalisation, CudaError> {

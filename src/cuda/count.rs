@@ -9,6 +9,7 @@ use super::memory::Allocator;
 use super::precision::Precision;
 use super::segmenter::{DeviceTensor, Element};
 use super::slot::{SlotBuffers, SlotSpec};
+use super::tiles::footprint;
 use super::weights::{NetworkWeights, Uploader};
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
@@ -17,6 +18,9 @@ use crate::types::Size;
 impl Footprint {
     /// Counts for a plan, the dense network's inputs and outputs in 32 bits.
     pub fn new(plan: &Plan, camera: Size, precision: Precision) -> Result<Self, BackendError> {
+        if plan.columns.is_some() {
+            return footprint(plan, camera);
+        }
         let geometry = plan.geometry(camera).map_err(|error| BackendError::Model(error.to_string()))?;
         let mut weights = Allocator::dry();
         let mut refiner_inputs = 0;

@@ -24,6 +24,7 @@ mod precision;
 pub mod segmenter;
 mod slot;
 mod stages;
+mod tiles;
 mod triangle;
 mod weights;
 
@@ -38,6 +39,7 @@ pub use segmenter::{
     DeviceAddress, DeviceEngine, DeviceSegmenter, DeviceTensor, Element, SegmentError, StreamHandle,
 };
 pub use slot::CudaSlot;
+pub use tiles::{CudaTileBackend, CudaTileSlot};
 
 /// Whether CUDA works here, in one sentence: the device, or the step that failed and what to do.
 pub fn state() -> (bool, String) {

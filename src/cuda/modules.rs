@@ -20,6 +20,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("select.cu", include_str!("kernels/select.cu")),
     ("sites.cu", include_str!("kernels/sites.cu")),
     ("tensor_cores.cu", include_str!("kernels/tensor_cores.cu")),
+    ("tiles.cu", include_str!("kernels/tiles.cu")),
 ];
 
 /// `--fmad=false`: selection, resize and entropy round each operation as the CPU does. The networks ask for fused

@@ -177,6 +177,9 @@ impl EngineThread {
                 Started::Cuda(backend) => {
                     self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
                 }
+                Started::CudaTiles(backend) => {
+                    self.serve(&*backend, &planned, bundle_alpha, publish, to_warm, log)
+                }
             }
         })
     }

@@ -7,7 +7,7 @@ use crate::support::TinyBundle;
 use crate::support::recording::{LABELS_OUT, read_labels, write_good_bag};
 
 /// Whether the driver is the emulated one, which fails on demand.
-fn emulated() -> bool {
+pub(crate) fn emulated() -> bool {
     std::env::var_os("CUEMU_KERNELS").is_some()
 }
 

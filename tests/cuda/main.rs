@@ -12,6 +12,7 @@ mod faults;
 mod full;
 mod graphs;
 mod logits;
+mod tiles;
 
 use std::path::Path;
 

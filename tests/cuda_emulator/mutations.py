@@ -17,7 +17,7 @@ KERNELS = os.path.join(HERE, "..", "..", "src", "cuda", "kernels")
 
 # What, file, text, its replacement, which occurrence (from 0), the test that is to notice.
 SCAN, FRAMES, LOGITS = "common.cuh", "frames_of_every", "logits"
-MANY_BLOCKS = "many_blocks"
+MANY_BLOCKS, TILES = "many_blocks", "tiles::frames"
 SOURCES = [
     ("barrier: partial sums of the scan are written", SCAN, "    __syncthreads();\n", "", 0, FRAMES),
     ("barrier: sums of the warps are scanned", SCAN, "    __syncthreads();\n", "", 1, FRAMES),
@@ -38,12 +38,18 @@ SOURCES = [
     ("bound: parents of an odd site", "sites.cu", "if (slot < rows * columns) id", "id", 0, LOGITS),
     ("bound: absent neighbours", "network.cu", "            if (from == ABSENT) continue;\n", "", 0, FRAMES),
     ("bound: sites of a tensor-core tile", "tensor_cores.cu", "                if (to >= count) continue;\n", "", 0, LOGITS),
+    ("bound: pixels of the windows", "tiles.cu", "i < size * plane", "i <= size * plane", 0, TILES),
+    ("bound: rows beyond the camera", "tiles.cu", "row < camera_height &&", "row <= camera_height &&", 0, TILES),
+    ("bound: what of a window is a tile", "tiles.cu", "column >= tile.x / stride &&", "", 0, TILES),
+    ("bound: shut gates", "tiles.cu", "        if (!(g > 0.0f)) continue;\n", "", 0, TILES),
+    ("bound: pixels of the labels", "tiles.cu", "i < camera_width * camera_height", "i <= camera_width * camera_height", 0, TILES),
     ("bound: output channels", "tensor_cores.cu", "} else if (channel < outputs) {", "} else {", 0, LOGITS),
 ]
 # Waits of the host: the driver's call does nothing.
 REFUSED = "a_frame_that_the_network_refuses"
 WAITS = [
     ("wait: the frame's last event", "cuEventQuery:0:0", FRAMES),
+    ("wait: the weight map, before the host selects", "cuEventQuery:0:0", TILES),
     ("wait: the stream, before the host's network reads its input", "cuStreamSynchronize:0:0", FRAMES),
     ("wait: a refused frame's copies, before their source is filled again", "cuStreamSynchronize:0:0", REFUSED),
     ("wait: copies under way, before their memory is freed", "cuCtxSynchronize:0:0", REFUSED),

@@ -56,6 +56,7 @@ pub(crate) fn lane(started: Started, size: Size) -> Result<Box<dyn Lane>, StageE
         Started::Cpu(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
         Started::CpuTiles(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
         Started::Cuda(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
+        Started::CudaTiles(backend) => Box::new(Running { slot: backend.slot(size)?, backend }),
     })
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &BenchArgs, cameras: u16, json: bool) -> Result<(), Fail
         Started::Cpu(backend) => measure(&*backend, &settings, &plan, args),
         Started::CpuTiles(backend) => measure(&*backend, &settings, &plan, args),
         Started::Cuda(backend) => measure(&*backend, &settings, &plan, args),
+        Started::CudaTiles(backend) => measure(&*backend, &settings, &plan, args),
     }?;
     let latency = taken.latency.percentiles().unwrap_or_default();
     let per_second = (taken.latency.as_slice().len() as f64) / taken.seconds.max(1e-9);

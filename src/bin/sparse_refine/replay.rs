@@ -97,6 +97,7 @@ fn run_one(args: &ReplayArgs, model: &Path, out: &Path, against: Option<PathBuf>
         Started::Cpu(backend) => replay(&*backend, &plan, &options, progress),
         Started::CpuTiles(backend) => replay(&*backend, &plan, &options, progress),
         Started::Cuda(backend) => replay(&*backend, &plan, &options, progress),
+        Started::CudaTiles(backend) => replay(&*backend, &plan, &options, progress),
     };
     bar.finish_and_clear();
     let replayed = replayed?;

@@ -8,16 +8,14 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::fuse::fuse_tile;
 use super::gather::{Levels, copy_maps};
 use super::labels::Columns;
-use super::layout::{Layout, Rect, launches};
-use super::select::TileSelection;
-use crate::bundle::sparsity::Configuration;
 use crate::cpu::backend::span;
 use crate::cpu::pixels;
 use crate::cpu::resize::AreaResize;
 use crate::cpu::upsample::Upsampler;
-use crate::onnx::{Input, Network, OnnxError, Port};
+use crate::onnx::{Input, Network, OnnxError};
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 use crate::plan::{ColumnsPlan, FinePlan, Plan};
+use crate::tiles::{Layout, Networks, Rect, TileSelection, launches, map_shape};
 use crate::types::{Frame, FrameError, FrameReport, LabelImage, Size, Stage};
 
 /// Networks and threads; frames live in slots.
@@ -58,21 +56,8 @@ pub struct TileSlot {
     pub(super) report: FrameReport,
 }
 
-fn model_error(error: OnnxError) -> BackendError {
-    match error {
-        OnnxError::NotInBuild { .. } | OnnxError::Library { .. } => {
-            BackendError::NotAvailable { backend: "onnx", why: error.to_string() }
-        }
-        error => BackendError::Model(error.to_string()),
-    }
-}
-
 fn frame_error(error: &OnnxError) -> StageError {
     StageError::Frame(FrameError::Segmenter { why: error.to_string() })
-}
-
-fn map_shape(batch: usize, channels: usize, size: Size) -> [usize; 4] {
-    [batch, channels, size.height as usize, size.width as usize]
 }
 
 impl TileBackend {
@@ -89,13 +74,10 @@ impl TileBackend {
             .map_err(|why| {
                 BackendError::Resources(format!("cannot start {} threads: {why}", plan.threads))
             })?;
-        let fine = match &columns.fine {
-            Some(fine) => Some((fine.clone(), load_fine(&plan, &columns, fine).map_err(model_error)?)),
-            None => None,
-        };
+        let Networks { coarse, fine } = Networks::load(&plan)?;
         Ok(Self {
-            coarse: load_coarse(&plan, &columns).map_err(model_error)?,
-            fine,
+            coarse,
+            fine: columns.fine.clone().zip(fine),
             levels: Levels::new(&plan.segmenter.normalisation),
             label_of_channel: plan.label_of_channel(),
             threshold: AtomicU32::new(plan.alpha.to_bits()),
@@ -147,7 +129,7 @@ impl TileBackend {
         let layout = slot.layout;
         let kept = std::mem::take(&mut slot.selection);
         let tiles = kept.kept();
-        let result = if tiles.len() * layout.window_size().pixels() >= layout.canvas.pixels() {
+        let result = if layout.whole_is_less_work(tiles.len()) {
             slot.report.sites[1] = layout.tiles().pixels() as u32;
             self.launch(slot, network, &[layout.whole()], 1).map(|()| {
                 std::mem::swap(&mut slot.window_scores, &mut slot.fine_scores);
@@ -233,61 +215,6 @@ impl TileBackend {
     }
 }
 
-fn load_coarse(plan: &Plan, columns: &ColumnsPlan) -> Result<Network, OnnxError> {
-    let segmenter = &plan.segmenter;
-    let tensors = &segmenter.tensors;
-    let cells = tensors.logit_size();
-    let input = Port { name: tensors.input.clone(), shapes: vec![map_shape(1, 3, tensors.size)] };
-    let mut shapes = vec![map_shape(1, tensors.channels, cells), map_shape(1, 1, cells)];
-    let mut outputs = vec![
-        Port { name: tensors.output.clone(), shapes: vec![shapes[0]] },
-        Port::named(&columns.weights, &shapes[1..]),
-    ];
-    if let Some((name, channels)) = &columns.features {
-        shapes.push(map_shape(1, *channels, cells));
-        outputs.push(Port::named(name, &shapes[2..]));
-    }
-    let network = Network::load(&segmenter.path, &[input], &outputs, segmenter.engine, plan.threads)?;
-    if !network.states_shapes() {
-        let mut results = vec![Vec::new(); shapes.len()];
-        let mut outputs: Vec<_> = shapes.into_iter().zip(&mut results).collect();
-        let zeros = vec![0.0; 3 * tensors.size.pixels()];
-        network.run(&[(map_shape(1, 3, tensors.size), &zeros)], &mut outputs)?;
-    }
-    Ok(network)
-}
-
-fn load_fine(plan: &Plan, columns: &ColumnsPlan, fine: &FinePlan) -> Result<Network, OnnxError> {
-    let segmenter = &plan.segmenter;
-    let geometry =
-        crate::plan::Geometry { camera: fine.size, canvas: fine.size, grid: segmenter.tensors.size };
-    // The manifest was checked for this geometry.
-    let layout = Layout::new(&geometry, segmenter.tensors.logit_stride, columns.stride, Some(fine)).map_err(
-        |why| OnnxError::Load { engine: segmenter.engine, why: why.to_string(), path: fine.path.clone() },
-    )?;
-    let mut windows: Vec<(usize, Rect)> = fine
-        .batch
-        .iter()
-        .map(|&size| (size, Rect { size: layout.window_size(), ..layout.whole() }))
-        .collect();
-    windows.push((1, layout.whole()));
-    let shapes = |channels: usize, unit: u32| -> Vec<[usize; 4]> {
-        windows.iter().map(|(size, rect)| map_shape(*size, channels, rect.on_grid(unit).size)).collect()
-    };
-    let mut inputs = vec![Port::named(&fine.input, &shapes(3, 1))];
-    if let Some((name, channels)) = &columns.features {
-        inputs.push(Port::named(name, &shapes(*channels, layout.cell)));
-    }
-    let output = Port::named(&fine.output, &shapes(segmenter.tensors.channels, layout.stride));
-    let tried = output.shapes[0];
-    let network = Network::load(&fine.path, &inputs, &[output], segmenter.engine, plan.threads)?;
-    let zeros: Vec<Vec<f32>> = inputs.iter().map(|port| vec![0.0; port.shapes[0].iter().product()]).collect();
-    let tensors: Vec<Input<'_>> =
-        inputs.iter().zip(&zeros).map(|(port, zeros)| (port.shapes[0], &zeros[..])).collect();
-    network.run(&tensors, &mut [(tried, &mut Vec::new())])?;
-    Ok(network)
-}
-
 impl Backend for TileBackend {
     type Slot = TileSlot;
 
@@ -297,22 +224,8 @@ impl Backend for TileBackend {
     }
 
     fn slot(&self, camera: Size) -> Result<TileSlot, StageError> {
-        let geometry = self.plan.geometry(camera)?;
+        let (geometry, layout) = (self.plan.geometry(camera)?, Layout::of(&self.plan, camera)?);
         let segmenter = &self.plan.segmenter;
-        let stride = segmenter.tensors.logit_stride;
-        let fine = self.fine.as_ref().map(|(plan, _)| plan);
-        let layout = Layout::new(&geometry, stride, self.columns.stride, fine)?;
-        if let Some(fine) = fine.filter(|_| self.columns.features.is_some()) {
-            let cell = fine.size.width / segmenter.tensors.size.width * stride;
-            if layout.cell != cell {
-                return Err(StageError::Frame(FrameError::Segmenter {
-                    why: format!(
-                        "isctf ties cells of {cell} px to the fine column, at {camera} they have {} px",
-                        layout.cell
-                    ),
-                }));
-            }
-        }
         Ok(TileSlot {
             layout,
             resize: AreaResize::new(&geometry, segmenter.normalisation),
@@ -379,17 +292,9 @@ impl Backend for TileBackend {
                 self.write_labels(slot);
                 return;
             }
-            let threshold = match self.columns.configuration {
-                Configuration::Ctf => None,
-                _ => Some(f32::from_bits(self.threshold.load(Ordering::Relaxed))),
-            };
-            slot.selection.select(&slot.weights, &slot.layout, threshold, budget.0);
-            let counts = slot.selection.counts();
-            slot.report.pixels_selected = counts.selected;
-            slot.report.pixels_refined = counts.kept;
-            slot.report.pixels_dropped = counts.dropped;
-            let cells = slot.selection.gate().iter().filter(|&&gate| gate > 0.0).count() as u32;
-            slot.report.sites[0] = cells * (slot.layout.cell / slot.layout.stride).pow(2);
+            let alpha = f32::from_bits(self.threshold.load(Ordering::Relaxed));
+            slot.selection.select(&slot.weights, &slot.layout, self.columns.threshold(alpha), budget.0);
+            slot.selection.report(&slot.layout, &mut slot.report);
         });
         Ok(())
     }
@@ -439,13 +344,7 @@ impl Backend for TileBackend {
             outputs.refined.size = if extras.refined { size } else { Size::default() };
             outputs.refined.data.resize(outputs.refined.size.pixels(), 0);
             if extras.refined {
-                for &tile in slot.selection.kept() {
-                    let Rect { x, y, size: core } = slot.layout.core(tile);
-                    for row in y..(y + core.height).min(size.height) {
-                        let columns = x as usize..(x + core.width).min(size.width) as usize;
-                        outputs.refined.data[row as usize * size.width as usize..][columns].fill(255);
-                    }
-                }
+                slot.selection.draw(&slot.layout, &mut outputs.refined.data);
             }
             outputs.coarse.size = if extras.coarse { size } else { Size::default() };
             outputs.coarse.data.resize(outputs.coarse.size.pixels(), 0);

@@ -1,6 +1,6 @@
 //! Mixes the scores of the two columns: `s = (1 - g) up(sC) + g sF` at each position of the fine grid.
 
-use super::layout::{Layout, Rect};
+use crate::tiles::{Layout, Rect};
 
 /// Mixes the positions of a tile into `scores`, which holds the upsampled coarse scores: planar maps of
 /// `layout.positions`, as `fine` does. A position takes the gate of the cell it lies in; where that is 0 it keeps the

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::layout::Rect;
 use crate::plan::Normalisation;
+use crate::tiles::Rect;
 use crate::types::Size;
 
 /// Values of the 256 levels in each plane.

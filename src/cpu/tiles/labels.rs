@@ -7,9 +7,9 @@
 
 use rayon::prelude::*;
 
-use super::layout::Layout;
 use crate::cpu::scratch::with_floats;
 use crate::cpu::upsample::{Tap, lerp};
+use crate::tiles::Layout;
 use crate::types::UNLABELLED;
 
 /// Lead of the best class, in units of the largest score around, that interpolation cannot lose: a hundred roundings.

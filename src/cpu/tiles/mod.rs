@@ -5,11 +5,7 @@ mod backend;
 mod fuse;
 mod gather;
 mod labels;
-mod layout;
-mod select;
 #[cfg(test)]
 mod tests;
 
 pub use backend::{TileBackend, TileSlot};
-pub use layout::Layout;
-pub use select::{TileCounts, TileSelection};

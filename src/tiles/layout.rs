@@ -1,6 +1,6 @@
 //! Where the cells of the coarse grid, the tiles and the windows lie in the image.
 
-use crate::plan::{FinePlan, Geometry};
+use crate::plan::{FinePlan, Geometry, Plan};
 use crate::types::{FrameError, Size};
 
 /// A rectangle of canvas pixels.
@@ -36,6 +36,29 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The grids of a camera under a plan for `spatial_sparsity`.
+    ///
+    /// # Panics
+    /// If the plan is for the other method.
+    pub fn of(plan: &Plan, camera: Size) -> Result<Self, FrameError> {
+        let columns = plan.columns.as_ref().expect("a plan of spatial_sparsity");
+        let tensors = &plan.segmenter.tensors;
+        let fine = columns.fine.as_ref();
+        let layout = Self::new(&plan.geometry(camera)?, tensors.logit_stride, columns.stride, fine)?;
+        if let Some(fine) = fine.filter(|_| columns.features.is_some()) {
+            let cell = fine.size.width / tensors.size.width * tensors.logit_stride;
+            if layout.cell != cell {
+                return Err(FrameError::Segmenter {
+                    why: format!(
+                        "isctf ties cells of {cell} px to the fine column, at {camera} they have {} px",
+                        layout.cell
+                    ),
+                });
+            }
+        }
+        Ok(layout)
+    }
+
     /// The grids of a geometry whose canvas is padded to whole blocks.
     pub fn new(
         geometry: &Geometry,
@@ -111,6 +134,11 @@ impl Layout {
         }
     }
 
+    /// Whether the fine column has no more to do on the whole canvas than on the windows of so many tiles.
+    pub fn whole_is_less_work(&self, tiles: usize) -> bool {
+        tiles * self.window_size().pixels() >= self.canvas.pixels()
+    }
+
     /// The whole canvas as a window.
     pub fn whole(&self) -> Rect {
         Rect { x: 0, y: 0, size: self.canvas }
@@ -127,7 +155,7 @@ impl Rect {
 
 /// How many windows each launch holds, and how many it is padded to: full launches of the largest size, then the
 /// smallest size that holds the rest. `sizes` rise.
-pub(super) fn launches(windows: usize, sizes: &[usize]) -> impl Iterator<Item = (usize, usize)> + '_ {
+pub fn launches(windows: usize, sizes: &[usize]) -> impl Iterator<Item = (usize, usize)> + '_ {
     let largest = sizes.last().copied().unwrap_or(1);
     let mut left = windows;
     std::iter::from_fn(move || {

@@ -1,6 +1,7 @@
 //! Which tiles the fine column runs on: those with a weight above the threshold, the heaviest first within a capacity.
 
-use super::layout::Layout;
+use super::layout::{Layout, Rect};
+use crate::types::FrameReport;
 
 /// What a selection found. All are camera pixels of whole tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,28 @@ impl TileSelection {
     /// Weight of the fine column in each cell; 0 where it is not used.
     pub fn gate(&self) -> &[f32] {
         &self.gate
+    }
+
+    /// Writes what was found into a frame's report.
+    pub fn report(&self, layout: &Layout, report: &mut FrameReport) {
+        report.pixels_selected = self.counts.selected;
+        report.pixels_refined = self.counts.kept;
+        report.pixels_dropped = self.counts.dropped;
+        let cells = self.gate.iter().filter(|&&gate| gate > 0.0).count() as u32;
+        report.sites[0] = cells * (layout.cell / layout.stride).pow(2);
+    }
+
+    /// Writes 255 into the kept tiles of a camera image.
+    pub fn draw(&self, layout: &Layout, image: &mut [u8]) {
+        let camera = layout.camera;
+        assert_eq!(image.len(), camera.pixels());
+        for &tile in &self.kept {
+            let Rect { x, y, size } = layout.core(tile);
+            for row in y..(y + size.height).min(camera.height) {
+                let columns = x as usize..(x + size.width).min(camera.width) as usize;
+                image[row as usize * camera.width as usize..][columns].fill(255);
+            }
+        }
     }
 
     /// What was found.
