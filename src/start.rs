@@ -123,13 +123,13 @@ fn on_cuda(backend: CudaBackend, refines: bool, reason: String) -> (Started, Bac
 fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
     match choice {
         BackendChoice::Cpu => tiles_on_cpu(plan, "asked for".to_owned()),
-        BackendChoice::Cuda => tiles_on_cuda(plan, "asked for".to_owned()).map_err(or_cpu),
+        BackendChoice::Cuda => tiles_on_cuda(&plan, "asked for".to_owned()).map_err(or_cpu),
         BackendChoice::Tensorrt => Err(BackendError::NotAvailable {
             backend: choice.name(),
             why: "the method spatial_sparsity of this bundle has no TensorRT engines; use --backend cuda, cpu or auto"
                 .to_owned(),
         }),
-        BackendChoice::Auto => match tiles_on_cuda(plan.clone(), "auto: CUDA works".to_owned()) {
+        BackendChoice::Auto => match tiles_on_cuda(&plan, "auto: CUDA works".to_owned()) {
             Err(BackendError::NotAvailable { why, .. }) => {
                 warn_of_cpu(&why);
                 tiles_on_cpu(plan, format!("auto: {why}"))
@@ -147,9 +147,9 @@ fn tiles_on_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), B
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
 }
 
-fn tiles_on_cuda(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+fn tiles_on_cuda(plan: &Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
     let backend = CudaTileBackend::new(plan.clone())?;
-    let facts = tile_facts(&plan, backend.engine_name(), backend.device_name(), reason);
+    let facts = tile_facts(plan, backend.engine_name(), backend.device_name(), reason);
     Ok((Started::CudaTiles(Box::new(backend)), facts))
 }
 

@@ -170,8 +170,8 @@ mod tests {
             let plain = Normalisation { order: ChannelOrder::Rgb, mean: [0.0; 3], std: [1.0; 3] };
             let mut expected = vec![f32::NAN; 3 * grid.pixels()];
             BilinearResize::new(&Geometry::stretch(camera, grid), plain).run(&rgb, &mut expected);
-            for row in 0..grid.height as usize {
-                let across = filtered(&columns, |column, channel| down[column][row][channel]);
+            let row_of = |row: usize| filtered(&columns, |column, channel| down[column][row][channel]);
+            for (row, across) in (0..grid.height as usize).map(|row| (row, row_of(row))) {
                 for (column, levels) in across.iter().enumerate() {
                     for (channel, &level) in levels.iter().enumerate() {
                         let cell = channel * grid.pixels() + row * grid.width as usize + column;

@@ -129,7 +129,7 @@ fn plan(seed: u32, columns: Columns) -> (Plan, TempDir) {
     let Columns { configuration, tile, halo, mode, score_scale } = columns;
     let cross_column = configuration == Configuration::Isctf;
     let class = |label: u8| ClassInfo { name: label.to_string(), colour: [0; 3], label };
-    let order = if seed % 2 == 0 { ChannelOrder::Rgb } else { ChannelOrder::Bgr };
+    let order = if seed.is_multiple_of(2) { ChannelOrder::Rgb } else { ChannelOrder::Bgr };
     let plan = Plan {
         mode,
         classes: [5, 0, 9].map(class).to_vec(),
@@ -292,7 +292,7 @@ fn scores_and_weights_that_are_not_finite_equal_the_cpu() {
 #[ignore = "needs the emulated driver or a GPU: make test-cuda, make gpu-test"]
 fn two_slots_in_flight_equal_the_cpu() {
     let (plan, _folder) = plan(8, Columns { configuration: Configuration::Isctf, ..SCTF });
-    let (cpu, cuda) = (TileBackend::new(plan.clone()).unwrap(), CudaTileBackend::new(plan.clone()).unwrap());
+    let (cpu, cuda) = (TileBackend::new(plan.clone()).unwrap(), CudaTileBackend::new(plan).unwrap());
     let sizes = [Size::new(150, 90), Size::new(160, 92)];
     let images: Vec<(Size, Vec<u8>)> = (0..6)
         .map(|index| {
