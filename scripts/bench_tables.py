@@ -333,7 +333,8 @@ def cameras(b):
 def instruction_sets(b):
     """Instruction sets (`SPARSE_REFINE_ISA`)."""
     rows = []
-    for name in ("avx512", "avx2", "neon", "portable"):
+    fast = ("neon",) if platform.machine() in ("aarch64", "arm64") else ("avx512", "avx2")
+    for name in (*fast, "portable"):
         if f"refine/{name} 1/2" not in b.kernels and b.kernels:
             continue
         entry = modes(b.bench("--compare", "refined", frames=3, environment={"SPARSE_REFINE_ISA": name}))["refined"]
