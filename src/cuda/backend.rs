@@ -171,6 +171,12 @@ impl CudaBackend {
         self
     }
 
+    /// How long a frame may take before the device counts as lost: 60 s unless this says otherwise. An emulated device
+    /// takes longer for 8 MP.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
     /// The device's name and architecture.
     pub fn device_name(&self) -> String {
         self.device.name()

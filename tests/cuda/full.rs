@@ -1,6 +1,6 @@
 //! One frame of 8 MP through the shipped bundle, whole: on the emulated driver this takes minutes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sparse_refine::bundle::Bundle;
 use sparse_refine::config::Config;
@@ -30,7 +30,8 @@ fn an_8_mp_frame_of_the_shipped_bundle_equals_the_cpu() {
     println!("CPU: {} pixels refined, {:.1} s", want.0.pixels_refined, start.elapsed().as_secs_f64());
     // Of the refined pixels one in so many may have another label.
     for (precision, one_in) in [(Precision::Half, 200), (Precision::Single, 2000)] {
-        let cuda = CudaBackend::with_precision(plan.clone(), Some(precision)).unwrap();
+        let mut cuda = CudaBackend::with_precision(plan.clone(), Some(precision)).unwrap();
+        cuda.set_deadline(Duration::from_secs(3600));
         let mut slot = cuda.slot(size).unwrap();
         let start = Instant::now();
         let got = labelled(&cuda, &mut slot, &frame, plan.mode, budget);
