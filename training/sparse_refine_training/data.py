@@ -87,6 +87,26 @@ class Dataset:
             raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {pictures}")
         return cls(folder, classes, scenes)
 
+    def folds(self, count):
+        """`count` lists of consecutive scenes: neighbours of a drive look alike, so they stay together."""
+        if count > len(self.scenes):
+            raise DataError(f"{len(self.scenes)} scenes cannot be cut into {count} folds: {self.folder}")
+        edges = [len(self.scenes) * part // count for part in range(count + 1)]
+        return [self.scenes[first:last] for first, last in zip(edges, edges[1:])]
+
+    def without_fold(self, text):
+        """The scenes outside of fold K of N, for `text` = `K/N` with K from 1; all of them without a text."""
+        if text is None:
+            return self
+        try:
+            part, count = (int(number) for number in text.split("/"))
+        except ValueError:
+            part = count = 0
+        if not 1 <= part <= count or count < 2:
+            raise DataError(f"the fold is `{text}`, it must be K/N, K from 1 to N, N at least 2")
+        rest = [fold for number, fold in enumerate(self.folds(count), 1) if number != part]
+        return Dataset(self.folder, self.classes, [scene for fold in rest for scene in fold])
+
 
 def read_classes(folder):
     """Class names and colours from `classes.json` of the folder or its parent, and the label value to ignore."""

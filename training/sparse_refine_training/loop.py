@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .data import DataError
+
 WARM_UP = 0.03  # share of the budget
 CHECKPOINT_SECONDS = 120
 PRINT_SECONDS = 15
+DEVICES = ("auto", "cpu", "cuda")
 BAR = 30  # characters
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -31,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"peak ({learning_rate})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU where there is one (auto)")
     parser.add_argument("--tensorboard", help="folder for TensorBoard, if it is installed")
 
 
@@ -40,15 +44,25 @@ def seed_everything(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
 
 
+def device(options: argparse.Namespace) -> torch.device:
+    """Where to train."""
+    there = torch.cuda.is_available()
+    if options.device == "cuda" and not there:
+        raise DataError("--device cuda: this PyTorch finds no GPU; use --device cpu, or a build for CUDA")
+    return torch.device("cuda" if there and options.device != "cpu" else "cpu")
+
+
 def train(
     model: torch.nn.Module, step: Callable, options: argparse.Namespace, facts: dict, weight_decay: float
 ) -> list:
-    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss.
+    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss. The model ends on the CPU.
 
+    It trains on `device(options)`, where `step` has to bring its tensors.
     `facts` are stored in the checkpoint beside the weights.
     The random numbers of a step depend on the seed and the step's number only, so a resumed run draws what an
     uninterrupted one would have drawn.
     """
+    model.to(device(options))
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=weight_decay)
@@ -97,7 +111,7 @@ def train(
             save_checkpoint(out, model, optimizer, number, now - begun, facts)
             saved = now
     seconds = time.monotonic() - begun
-    save_checkpoint(out, model, optimizer, number, seconds, facts)
+    save_checkpoint(out, model.cpu(), optimizer, number, seconds, facts)
     if board:
         board.close()
     print("\n" * sys.stdout.isatty() + f"{number} steps in {seconds / 60:.1f} minutes: {out}", flush=True)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 TAPS = [(k % 3, k // 3) for k in range(9)]  # (dr, dc) of each tap
 BOUNDS = ("image", "active")
 CHUNK = 1 << 12  # outputs whose inputs are gathered at once: they stay in a core's second cache
+GPU_CHUNK = 1 << 20  # few launches; a GB at 32 channels
 
 
 class Level:
@@ -88,6 +89,13 @@ class Pyramid:
         self.up = [up_table(fine, coarse) for fine, coarse in pairs]
 
 
+    def to(self, device: torch.device) -> Pyramid:
+        """With the tables where the features are; the levels stay."""
+        for tables in (self.same, self.down, self.up):
+            tables[:] = [table.to(device) for table in tables]
+        return self
+
+
 class _GatherConv(torch.autograd.Function):
     """Both directions gather: scattering with repeated rows is slow in PyTorch on a CPU.
 
@@ -136,9 +144,10 @@ def _gathered_outer(x, table, gradient):
 def _chunks(padded, table):
     """(slice of outputs, gathered rows `[outputs, taps * channels]`); the rows hold until the next chunk is drawn."""
     taps, channels = table.shape[1], padded.shape[1]
-    buffer = padded.new_empty(min(CHUNK, len(table)) * taps, channels)
-    for start in range(0, len(table), CHUNK):
-        part = table[start : start + CHUNK]
+    step = CHUNK if padded.device.type == "cpu" else GPU_CHUNK
+    buffer = padded.new_empty(min(step, len(table)) * taps, channels)
+    for start in range(0, len(table), step):
+        part = table[start : start + step]
         columns = buffer[: part.numel()]
         torch.index_select(padded, 0, part.reshape(-1), out=columns)
         yield slice(start, start + len(part)), columns.view(len(part), taps * channels)

@@ -1,6 +1,7 @@
 """Trains the sparse refiner, gate and fuser on full-resolution crops, behind a frozen segmenter.
 
-Use other scenes than the segmenter's: on those it is more certain than it will be on new ones.
+Use other scenes than the segmenter's: on those it is more certain than it will be on new ones. With too few scenes for
+that, train one segmenter for each part left out and give them all (`--fold-segmenters`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augment", choices=augment.KINDS, default="mild", help="strong: as METHODS 1.4 (mild)")
     parser.add_argument("--class-weights", choices=WEIGHTS, default="mild", help="weight of rare classes (mild)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
+    parser.add_argument(
+        "--fold-segmenters", nargs="+", default=[], metavar="SEGMENTER",
+        help="K-th of N: trained by `segmenter --without-fold K/N`, it is asked about the scenes it has not seen",
+    )
     parser.add_argument("--leave-out", action="append", default=[], help="stem of a scene not to train on; repeatable")
     loop.add_options(parser, learning_rate=4e-3)
 
@@ -60,7 +65,8 @@ class LabelLoss:
 
     def __init__(self, label_of_channel: Iterable, labels: int, weights: torch.Tensor | None = None) -> None:
         channels = [int(label) for label in label_of_channel]
-        self.weights = weights
+        self.weights = torch.zeros(IGNORE + 1)  # of every label value
+        self.weights[:labels] = 1.0 if weights is None else weights
         self.groups = None
         if channels != list(range(labels)):
             self.groups = torch.zeros(len(channels), labels)
@@ -70,15 +76,19 @@ class LabelLoss:
         for label in channels:
             self.lookup[label] = label
 
+    def to(self, device: torch.device) -> LabelLoss:
+        self.weights, self.lookup = self.weights.to(device), self.lookup.to(device)
+        self.groups = None if self.groups is None else self.groups.to(device)
+        return self
+
     def __call__(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label = self.lookup[label]
         log_p = logits.log_softmax(1)
         if self.groups is not None:
             log_p = (log_p.exp() @ self.groups).clamp(min=1e-8).log()
-        total = F.nll_loss(log_p, label, self.weights, ignore_index=IGNORE, reduction="sum")
-        if self.weights is None:
-            return total / (label != IGNORE).sum().clamp(min=1)
-        return total / self.weights[label[label != IGNORE]].sum().clamp(min=1)
+        known = self.weights[: logits.shape[1]] if self.groups is None else self.weights[: self.groups.shape[1]]
+        total = F.nll_loss(log_p, label, known, ignore_index=IGNORE, reduction="sum")
+        return total / self.weights[label].sum().clamp(min=1)
 
 
 def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
@@ -92,18 +102,31 @@ def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
         if side % crop_step:
             raise DataError(f"--crop {options.crop[1]}x{options.crop[0]}: both must be multiples of {crop_step}")
     frozen = coarse.open_segmenter(options, sets[0])
+    asked = segmenters_of_scenes(options, sets, frozen)
     rng = np.random.default_rng(options.seed)
     scenes, left_out = [], set(options.leave_out)
     for scene in (scene for data in sets for scene in data.scenes):
         if scene.name in left_out:
             continue
         image, label = scene.read(len(names))
-        scenes.append(crops.prepare(image, label, frozen, options.alpha, len(names), rng, scene.image))
+        scenes.append(crops.prepare(image, label, asked[scene.image], options.alpha, len(names), rng, scene.image))
     if not scenes:
         raise DataError("--leave-out leaves no scene to train on")
     share = np.mean([scene.selected.mean() for scene in scenes])
     print(f"{len(scenes)} scenes, {100 * share:.1f} % of the cells selected", flush=True)
     return sets, frozen, scenes
+
+
+def segmenters_of_scenes(options: argparse.Namespace, sets: list, frozen: coarse.Frozen) -> dict:
+    """Path of each picture: the segmenter to ask about it, which with `--fold-segmenters` has not been trained on it."""
+    asked = {scene.image: frozen for data in sets for scene in data.scenes}
+    for number, path in enumerate(options.fold_segmenters):
+        other = coarse.open_segmenter(argparse.Namespace(**{**vars(options), "segmenter": path}), sets[0])
+        if other.size != frozen.size or len(other.classes) != len(frozen.classes):
+            raise DataError(f"{path} has another size or other classes than {options.segmenter}")
+        for data in sets:
+            asked.update((scene.image, other) for scene in data.folds(len(options.fold_segmenters))[number])
+    return asked
 
 
 def crop_step(options: argparse.Namespace) -> int:
@@ -122,7 +145,8 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
     weights = None
     if options.class_weights == "mild":
         weights = mild_weights(sum(scene.pixels for scene in scenes).astype(np.float64))
-    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights)
+    device = loop.device(options)
+    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights).to(device)
     model = Refiner(options.planes, options.blocks, len(frozen.classes), options.features, options.bound)
     facts = {
         "kind": "refiner",
@@ -143,7 +167,9 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
         mask, rgb, y1, label = crops.batch(
             scenes, options.crop, options.batch, crop_step, options.augment, frozen, rng
         )
-        y2, out = model(model.pyramid(mask), rgb, y1)
+        pyramid = model.pyramid(mask).to(device)
+        rgb, y1, label = (tensor.to(device) for tensor in (rgb, y1, label))
+        y2, out = model(pyramid, rgb, y1)
         return loss(y2, label) + loss(out, label)
 
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)

@@ -10,6 +10,7 @@ from .segmenter import DECODER, LOGIT_STRIDE, MULTIPLE, WIDTHS, Segmenter
 from .selection import to_grid
 
 WEIGHT_DECAY = 1e-3
+PRECISIONS = {"f32": None, "bf16": torch.bfloat16}
 
 
 def add_command(commands):
@@ -19,6 +20,10 @@ def add_command(commands):
     parser.add_argument("--crop", type=size, default=(320, 480), help="training window on the grid (480x320)")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--limit", type=int, help="use the first scenes only")
+    parser.add_argument("--without-fold", metavar="K/N", help="leave the K-th of N parts of the scenes out")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="f32", help="bf16: convolutions in 16 bits, where the CPU has them"
+    )
     loop.add_options(parser, learning_rate=2e-3)
     parser.set_defaults(run=run)
 
@@ -36,11 +41,14 @@ def run(options):
             raise DataError(f"--{name} {width}x{height}: both must be multiples of {MULTIPLE}")
     if options.crop[0] > options.size[0] or options.crop[1] > options.size[1]:
         raise DataError(f"--crop {options.crop[::-1]} exceeds --size {options.size[::-1]}")
-    data = Dataset.open(options.data, options.limit)
+    data = Dataset.open(options.data, options.limit).without_fold(options.without_fold)
     images, shares = load(data, options.size)
     classes = len(data.classes)
     weights = class_weights(shares)
-    model = Segmenter(classes)
+    # Channels last: the CPU's convolutions then take four fifths of the time.
+    model = Segmenter(classes).to(memory_format=torch.channels_last)
+    precision, device = PRECISIONS[options.precision], loop.device(options)
+    weights = weights.to(device)
     facts = {
         "kind": "segmenter",
         "widths": WIDTHS,
@@ -53,9 +61,11 @@ def run(options):
     }
 
     def step(rng):
-        image, share = batch(images, shares, options, rng)
-        logits = to_grid(model(normalise(image, IMAGENET_MEAN, IMAGENET_STD)), options.crop)
-        return soft_cross_entropy(logits, share, weights)
+        image, share = (tensor.to(device) for tensor in batch(images, shares, options, rng))
+        image = normalise(image, IMAGENET_MEAN, IMAGENET_STD).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+            logits = model(image)
+        return soft_cross_entropy(to_grid(logits.float(), options.crop), share, weights)
 
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
 

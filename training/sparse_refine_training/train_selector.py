@@ -75,13 +75,15 @@ def run(options):
         raise DataError(f"--crop {options.crop[1]}x{options.crop[0]} exceeds the grid {frozen.size[::-1]}")
     facts = {"kind": "selector", "channels": len(frozen.classes), "mean": list(frozen.mean), "std": list(frozen.std)}
 
+    device = loop.device(options)
+
     def step(rng):
         parts = []
         for index in rng.integers(len(scenes), size=options.batch):
             top, left = (int(rng.integers(n - m + 1)) for n, m in zip(frozen.size, options.crop))
             where = (..., slice(top, top + options.crop[0]), slice(left, left + options.crop[1]))
             parts.append([tensor[where].float() for tensor in scenes[index]])
-        cells, probabilities, wrong, valid = (torch.stack(tensors) for tensors in zip(*parts))
+        cells, probabilities, wrong, valid = (torch.stack(tensors).to(device) for tensors in zip(*parts))
         loss = F.binary_cross_entropy_with_logits(model(cells, probabilities), wrong, reduction="none")
         return (loss * valid).sum() / valid.sum().clamp(min=1)
 

@@ -144,6 +144,7 @@ def run_stage(options, facts, images, labels):
         facts = prune(model, options, facts, images, labels, weights)
         options = copy.copy(options)
         options.init = None  # its weights are in the model, less the removed units
+    weights = weights.to(loop.device(options))
     stage = facts["configuration"] if options.stage == "prune" else options.stage
     if stage in ("uncrop", "isctf") and options.stage != "prune":
         step = whole_image_step(model, facts, images, labels, weights)
@@ -194,14 +195,14 @@ def crop_step(model, facts, images, labels, weights, options, progress):
     """A step on crops; under an area budget in every configuration but ctf."""
 
     def step(rng):
-        image, label = crops(images, labels, options, facts, rng)
+        image, label = (tensor.to(weights.device) for tensor in crops(images, labels, options, facts, rng))
         fine, coarse, logits = model(normalise(image, facts["mean"], facts["std"]), facts["cross"])
         extra = 0.0
         if facts["configuration"] == "ctf":
             m = torch.sigmoid(logits)
         else:
             noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, tuple(logits.shape)).astype(np.float32))
-            m = binary_concrete(logits, noise)
+            m = binary_concrete(logits, noise.to(logits.device))
             area = annealed(facts["area"], progress())
             extra = sparsity_loss(torch.sigmoid(logits), area, facts)
         scores = fuse(coarse, fine, m, model.ratio)
@@ -232,7 +233,8 @@ def whole_image_step(model, facts, images, labels, weights):
             image, label = image[..., ::-1], label[..., ::-1]
         image = photometric(torch.from_numpy(image.astype(np.float32))[None], rng)
         label = torch.from_numpy(label.astype(np.int64))[None]
-        image = normalise(image, facts["mean"], facts["std"])
+        image = normalise(image, facts["mean"], facts["std"]).to(weights.device)
+        label = label.to(weights.device)
         scores, coarse, m, _ = deployed(model, image, tiles, facts["threshold"], facts["cross"])
         loss = pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, label, weights)
         return loss + sparsity_loss(m, facts["area"], facts)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scenes import write
 
-from sparse_refine_training import cli, export, loop, tensors, train_refiner, train_segmenter
-from sparse_refine_training.data import DataError
+from sparse_refine_training import cli, coarse, export, loop, tensors, train_refiner, train_segmenter
+from sparse_refine_training.data import DataError, Dataset
 from sparse_refine_training.metrics import Confusion, boundary_band
 from sparse_refine_training.segmenter import Segmenter, macs
 from sparse_refine_training.unet import Refiner, bundle_tensors
@@ -80,6 +80,37 @@ def test_weights_can_start_from_a_checkpoint(trained, tmp_path):
     first = train_segmenter.run(command(text, data=folder / "data", seg=folder / "seg.pt", out=tmp_path / "on.pt"))[0]
     assert first < 0.7 * losses[0]
     assert train_segmenter.load_segmenter(tmp_path / "on.pt")[1]["total"][0] == 42
+
+
+def test_folds_are_consecutive_and_each_scene_is_left_out_once(trained):
+    data = Dataset.open(trained[0] / "data")
+    names = [scene.name for scene in data.scenes]
+    folds = data.folds(3)
+    assert [scene.name for fold in folds for scene in fold] == names
+    for number, fold in enumerate(folds, 1):
+        rest = data.without_fold(f"{number}/3").scenes
+        assert sorted([*rest, *fold], key=lambda scene: scene.name) == sorted(data.scenes, key=lambda scene: scene.name)
+    assert data.without_fold(None).scenes == data.scenes
+    for text in ("0/2", "3/2", "1/1", "1/9999", "half"):
+        with pytest.raises(DataError, match="fold"):
+            data.without_fold(text)
+
+
+def test_each_scene_is_looked_at_by_the_segmenter_that_has_not_seen_it(trained, tmp_path):
+    folder = trained[0]
+    for part in (1, 2):
+        text = SEGMENTER + f" --steps 1 --without-fold {part}/2 --seed {part}"
+        train_segmenter.run(command(text, data=folder / "data", out=tmp_path / f"{part}.pt"))
+    text = REFINER + " --fold-segmenters {one} {two}"
+    places = {"one": tmp_path / "1.pt", "two": tmp_path / "2.pt", "seg": folder / "seg.pt"}
+    options = command(text, data=folder / "data", out=tmp_path / "ref.pt", **places)
+    sets, _, prepared = train_refiner.read_scenes(options, 16)
+    halves = sets[0].folds(2)
+    for number, scene in enumerate(sets[0].scenes):
+        first = scene in halves[0]
+        other = coarse.from_checkpoint(places["one" if first else "two"])
+        logits = other.look(scene.read(len(sets[0].classes))[0]).logits[0].numpy().astype(np.float16)
+        np.testing.assert_array_equal(prepared[number].logits, logits)
 
 
 def test_bundle_reads_back(trained, tmp_path):
@@ -154,6 +185,42 @@ def test_training_survives_images_without_sites():
         loss = train_refiner.LabelLoss(range(3), 3)(out, torch.full((sites,), 1))
         loss.backward()
         assert torch.isfinite(loss)
+
+
+def test_a_step_works_where_the_tensors_are():
+    """`meta` has no values but refuses to mix devices: every tensor of a step follows the model."""
+    if int(torch.__version__.split(".")[0]) < 2:
+        pytest.skip("index_select of meta tensors gives a wrong shape before PyTorch 2")
+    meta = torch.device("meta")
+    mask = torch.rand(2, 32, 48, generator=torch.Generator().manual_seed(0)) > 0.5
+    model = Refiner([8, 8, 8], 1, 4, "rgb+probabilities")
+    pyramid = model.pyramid(mask).to(meta)
+    sites = int(mask.sum())
+    rgb, y1 = torch.zeros(sites, 3, device=meta), torch.zeros(sites, 4, device=meta)
+    label = torch.zeros(sites, dtype=torch.long, device=meta)
+    for channels in (range(4), (0, 0, 1, 2)):
+        loss = train_refiner.LabelLoss(channels, 4, torch.ones(4)).to(meta)
+        y2, out = model.to(meta)(pyramid, rgb, y1)
+        (loss(y2, label) + loss(out, label)).backward()
+    assert all(parameter.grad.device == meta for parameter in model.parameters())
+
+
+def test_label_loss_is_the_weighted_mean_of_the_labelled_sites():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 3.0]])
+    label, weights = torch.tensor([0, 255, 2]), torch.tensor([0.5, 1.0, 2.0])
+    of_site = -logits.log_softmax(1)[[0, 2], [0, 2]]
+    plain, weighted = (train_refiner.LabelLoss(range(3), 3, w)(logits, label) for w in (None, weights))
+    assert torch.isclose(plain, of_site.mean())
+    assert torch.isclose(weighted, (of_site * torch.tensor([0.5, 2.0])).sum() / 2.5)
+    assert train_refiner.LabelLoss(range(3), 3)(logits, torch.full((3,), 255)) == 0
+
+
+def test_a_gpu_that_is_not_there_is_said(trained, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    text = SEGMENTER + " --steps 1 --device cuda"
+    with pytest.raises(DataError, match="no GPU"):
+        train_segmenter.run(command(text, data=trained[0] / "data", out=tmp_path / "x.pt"))
 
 
 def test_segmenter_cost_and_stride():
