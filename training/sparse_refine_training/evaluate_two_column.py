@@ -71,7 +71,7 @@ def evaluate(path, options):
         "area": facts["area"],
         "steps": facts["total"][0],
         "minutes": facts["total"][1],
-        "units": [list(facts["coarse_units"]), list(facts["fine_units"])],
+        "removed": facts["removed"],
         **{name: confusion.miou() for name, confusion in scores.items()},
         "cell_area": float(np.mean(cells)),
         "rho": float(np.mean(rho)),

@@ -35,8 +35,8 @@ class Coarse(nn.Module):
         self.model, self.cross = model, cross
 
     def forward(self, image):
-        features, scores = self.model.coarse(image)
-        weights = torch.sigmoid(self.model.map(features))
+        features, scores, logits = self.model.outputs_of_coarse(image)
+        weights = torch.sigmoid(logits)
         return (scores, weights, features) if self.cross else (scores, weights)
 
 
@@ -64,7 +64,7 @@ def run(options):
     inputs, free = [torch.zeros(2, 3, side, side)], {"image": {0: "n", 2: "height", 3: "width"}}
     if cross:
         cell = ratio * STRIDE
-        inputs.append(torch.zeros(2, facts["widths"][2], side // cell, side // cell))
+        inputs.append(torch.zeros(2, facts["decoder"], side // cell, side // cell))
         free["features"] = {0: "n", 2: "rows", 3: "columns"}
     free["scores"] = {0: "n", 2: "score_rows", 3: "score_columns"}
     names = ["image", "features"][: len(inputs)]
@@ -116,7 +116,7 @@ def manifest(name, options, facts, hashes):
     fine = {"configuration": facts["configuration"], "file": "fine.onnx", "sha256": hashes["fine"]}
     fine |= {"size": [width, height], "stride": STRIDE, "tile": facts["tile"], "halo": facts["halo"]}
     if facts["cross"]:
-        fine["feature_channels"] = facts["widths"][2]
+        fine["feature_channels"] = facts["decoder"]
     sections += ["[segmenter]", segmenter, "[selector]", selector, "[fine]", fine]
     lines = []
     for part in sections:

@@ -2,7 +2,8 @@
 
 Residual stages at strides 4, 8 and 16, dilated at the last for context, and a top-down path of additions. Only Conv
 (BatchNorm folds into it), Relu, Add and bilinear Resize by 2, which every ONNX runtime in use handles.
-The same network serves at low resolution and, trained at full resolution, as the dense baseline.
+The same network serves at low resolution, trained at full resolution as the dense baseline, and as either column of
+Spatial Sparsity.
 """
 
 from torch import nn
@@ -51,15 +52,19 @@ class Segmenter(nn.Module):
         self.merge8, self.merge4 = conv(decoder, decoder), conv(decoder, decoder)
         self.head = nn.Conv2d(decoder, classes, 1)
 
-    def forward(self, image):
+    def features(self, image, extra=None):
+        """What the head reads, `[n, decoder, h/4, w/4]`; `extra`: a map of that shape, added before the last merge."""
         if image.shape[-1] % MULTIPLE or image.shape[-2] % MULTIPLE:
             raise ValueError(f"input is {image.shape[-1]}x{image.shape[-2]}: sides must be multiples of {MULTIPLE}")
         x4 = self.stage4(self.stem(image))
         x8 = self.stage8(x4)
         x16 = self.stage16(x8)
         y = self.merge8(F.relu(double(self.from16(x16)) + self.from8(x8)))
-        y = self.merge4(F.relu(double(y) + self.from4(x4)))
-        return self.head(y)
+        y = double(y) + self.from4(x4)
+        return self.merge4(F.relu(y if extra is None else y + extra))
+
+    def forward(self, image):
+        return self.head(self.features(image))
 
 
 def double(x):

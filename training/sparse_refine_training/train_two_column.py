@@ -1,11 +1,13 @@
 """Trains the two columns of Spatial Sparsity (a reconstruction, docs/methods.md) in stages.
 
-ctf: both columns on crops, the weight map only mixes. sctf: from ctf, the map is a binary-concrete sample under an area
-budget that is annealed from 1. uncrop: whole images along the deployed tile path, BatchNorm statistics frozen. isctf: the
-same with cross-column connections. prune: removes residual units and recovers on crops.
+ctf: both columns on crops, the weight map only mixes; either column can start from a trained segmenter (`--coarse`,
+`--fine`). sctf: from ctf, the map is a binary-concrete sample under an area budget that is annealed from 1. uncrop: whole
+images along the deployed tile path, BatchNorm statistics frozen. isctf: the same with the cross-column connection.
+prune: removes residual units and recovers on crops.
 """
 
 import copy
+import math
 import time
 from pathlib import Path
 
@@ -16,11 +18,11 @@ from torch.nn import functional as F
 
 from . import loop
 from .data import IGNORE, IMAGENET_MEAN, IMAGENET_STD, DataError, Dataset, Grid, normalise, photometric
+from .segmenter import DECODER, MULTIPLE, WIDTHS
+from .train_segmenter import PRECISIONS, mild_weights, size
 from .two_column import (
-    COARSE_UNITS,
-    FINE_UNITS,
+    FUSIONS,
     STRIDE,
-    WIDTHS,
     Tiles,
     TwoColumn,
     area_penalty,
@@ -32,7 +34,6 @@ from .two_column import (
     fuse,
     prune_unit,
 )
-from .train_segmenter import size
 
 WEIGHT_DECAY = 1e-3
 STAGES = ("ctf", "sctf", "uncrop", "isctf", "prune")
@@ -48,9 +49,13 @@ def add_command(commands):
     parser.add_argument("--ratio", type=int, default=2, help="canvas pixels per pixel of the coarse column (2)")
     parser.add_argument("--crop", type=size, default=(512, 512), help="training window on the canvas (512x512)")
     parser.add_argument("--batch", type=int, default=4, help="crops in a step; whole images come one at a time")
-    parser.add_argument("--widths", type=numbers, default=WIDTHS, help="channels at strides 2, 4 and 8")
-    parser.add_argument("--coarse-units", type=numbers, default=COARSE_UNITS, help="dilations of its residual units")
-    parser.add_argument("--fine-units", type=numbers, default=FINE_UNITS, help="dilations of its residual units")
+    parser.add_argument("--coarse", help="segmenter checkpoint that the coarse column starts from, in the stage ctf")
+    parser.add_argument("--fine", help="the same for the fine column: one trained at full resolution")
+    parser.add_argument(
+        "--fusion", choices=FUSIONS, default="map", help="sum: equal weights, the baseline of ctf (map)"
+    )
+    parser.add_argument("--widths", type=numbers, default=WIDTHS, help="channels at strides 2, 4, 8 and 16")
+    parser.add_argument("--decoder", type=int, default=DECODER, help="channels of the way back up (%d)" % DECODER)
     parser.add_argument("--tile", type=int, default=128)
     parser.add_argument("--halo", type=int, default=32)
     parser.add_argument("--threshold", type=float, default=0.5, help="on the weight map (0.5)")
@@ -59,6 +64,7 @@ def add_command(commands):
     parser.add_argument("--regulariser", choices=("entropy", "kl"), default="entropy")
     parser.add_argument("--remove", type=int, default=1, help="residual units that the stage prune removes (1)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
+    parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="of convolutions (f32)")
     loop.add_options(parser, learning_rate=2e-3)
     parser.set_defaults(run=run)
 
@@ -98,23 +104,29 @@ def run(options):
 
 def describe(options, data, former):
     """Facts of the checkpoint: what the network is comes from the one before, the rest from the options."""
-    shape = ("widths", "coarse_units", "fine_units", "size", "ratio")
+    shape = ("widths", "decoder", "size", "ratio", "fusion")
     facts = {key: former[key] if former else getattr(options, key) for key in shape}
-    cell = facts["ratio"] * STRIDE
+    whole = math.lcm(facts["ratio"] * STRIDE, MULTIPLE)
     for name in ("tile", "halo"):
-        if getattr(options, name) % cell:
-            raise DataError(f"--{name} {getattr(options, name)}: a multiple of a cell of {cell} px is needed")
+        if getattr(options, name) % whole:
+            raise DataError(f"--{name} {getattr(options, name)}: a multiple of {whole} px is needed")
+    whole = facts["ratio"] * MULTIPLE
     for name, (height, width) in (("size", facts["size"]), ("crop", options.crop)):
-        if height % cell or width % cell:
-            raise DataError(f"--{name} {width}x{height}: both must be multiples of a cell of {cell} px")
+        if height % whole or width % whole:
+            raise DataError(f"--{name} {width}x{height}: both must be multiples of {whole}")
     if options.crop[0] > facts["size"][0] or options.crop[1] > facts["size"][1]:
         raise DataError(f"--crop {options.crop[::-1]} exceeds the canvas {facts['size'][::-1]}")
+    if facts["fusion"] == "sum" and options.stage not in ("ctf", "prune"):
+        raise DataError(
+            f"the stage {options.stage} needs a weight map, this checkpoint sums: start ctf with --fusion map"
+        )
     if former and [c["name"] for c in former["classes"]] != [c["name"] for c in data.classes]:
         raise DataError(f"the classes differ from those of the checkpoint: {data.folder}")
     cross = options.stage == "isctf" or bool(former and former["cross"])
     sparse = options.stage in ("sctf", "uncrop", "isctf") or bool(former and former["configuration"] != "ctf")
     return {
         **facts,
+        "removed": former["removed"] if former else [],
         "kind": "two-column",
         "stage": options.stage,
         "configuration": "isctf" if cross else "sctf" if sparse else "ctf",
@@ -134,11 +146,33 @@ def describe(options, data, former):
 def build(facts):
     """The untrained network that a checkpoint's facts describe."""
     classes = len(facts["classes"])
-    return TwoColumn(classes, facts["widths"], facts["coarse_units"], facts["fine_units"], facts["ratio"])
+    return TwoColumn(classes, facts["widths"], facts["decoder"], facts["ratio"], facts["fusion"], facts["removed"])
+
+
+def start_columns(model, options, data_classes):
+    """Loads trained segmenters into the columns."""
+    for name in ("coarse", "fine"):
+        path = getattr(options, name)
+        if path is None:
+            continue
+        state = loop.load_checkpoint(path)
+        facts = state["facts"]
+        if facts["kind"] != "segmenter":
+            raise DataError(f"--{name}: a checkpoint of a segmenter is needed, this is of a {facts['kind']}: {path}")
+        if [entry["name"] for entry in facts["classes"]] != [entry["name"] for entry in data_classes]:
+            raise DataError(f"--{name}: its classes differ from those of the pictures: {path}")
+        try:
+            getattr(model, name).load_state_dict(state["model"])
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise DataError(f"--{name}: not of the widths of this column, see --widths, --decoder: {path}: {why}")
 
 
 def run_stage(options, facts, images, labels):
     model = build(facts)
+    if options.stage == "ctf" and not options.resume:
+        start_columns(model, options, facts["classes"])
+    model = model.to(memory_format=torch.channels_last)  # as the segmenter's
     weights = class_weights(labels, len(facts["classes"]))
     if options.stage == "prune" and not options.resume:
         facts = prune(model, options, facts, images, labels, weights)
@@ -147,7 +181,7 @@ def run_stage(options, facts, images, labels):
     weights = weights.to(loop.device(options))
     stage = facts["configuration"] if options.stage == "prune" else options.stage
     if stage in ("uncrop", "isctf") and options.stage != "prune":
-        step = whole_image_step(model, facts, images, labels, weights)
+        step = whole_image_step(model, facts, images, labels, weights, options)
     else:
         step = crop_step(model, facts, images, labels, weights, options, progress_of(options))
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
@@ -182,12 +216,11 @@ def prune(model, options, facts, images, labels, weights):
         fine, coarse, logits = model(image, facts["cross"])
         return pixel_loss(fuse(coarse, fine, torch.sigmoid(logits), model.ratio), label, weights)
 
+    facts["removed"] = list(facts["removed"])
     for _ in range(options.remove):
-        column, index, value = prune_unit(model, loss)
-        units = list(facts[f"{column}_units"])
-        removed = units.pop(index)
-        facts[f"{column}_units"] = tuple(units)
-        print(f"removed unit {index} (dilation {removed}) of the {column} column: loss {value:.4f}", flush=True)
+        name, value = prune_unit(model, loss)
+        facts["removed"].append(name)
+        print(f"removed {name}: loss {value:.4f}", flush=True)
     return facts
 
 
@@ -196,7 +229,9 @@ def crop_step(model, facts, images, labels, weights, options, progress):
 
     def step(rng):
         image, label = (tensor.to(weights.device) for tensor in crops(images, labels, options, facts, rng))
-        fine, coarse, logits = model(normalise(image, facts["mean"], facts["std"]), facts["cross"])
+        image = normalise(image, facts["mean"], facts["std"]).contiguous(memory_format=torch.channels_last)
+        with autocast(options, image):
+            fine, coarse, logits = (scores.float() for scores in model(image, facts["cross"]))
         extra = 0.0
         if facts["configuration"] == "ctf":
             m = torch.sigmoid(logits)
@@ -206,7 +241,7 @@ def crop_step(model, facts, images, labels, weights, options, progress):
             area = annealed(facts["area"], progress())
             extra = sparsity_loss(torch.sigmoid(logits), area, facts)
         scores = fuse(coarse, fine, m, model.ratio)
-        return pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, label, weights) + extra
+        return both_losses(scores, coarse, label, weights, model.ratio) + extra
 
     return step
 
@@ -221,7 +256,7 @@ def sparsity_loss(weights, area, facts):
     return facts["area_weight"] * area_penalty(weights, area) + REGULARISER_LOSS * regulariser
 
 
-def whole_image_step(model, facts, images, labels, weights):
+def whole_image_step(model, facts, images, labels, weights, options):
     """A step on one whole image along the deployed path: same tiles, threshold and halo as in the product."""
     tiles = Tiles(*facts["size"], facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
 
@@ -235,11 +270,23 @@ def whole_image_step(model, facts, images, labels, weights):
         label = torch.from_numpy(label.astype(np.int64))[None]
         image = normalise(image, facts["mean"], facts["std"]).to(weights.device)
         label = label.to(weights.device)
-        scores, coarse, m, _ = deployed(model, image, tiles, facts["threshold"], facts["cross"])
-        loss = pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, label, weights)
-        return loss + sparsity_loss(m, facts["area"], facts)
+        with autocast(options, image):
+            scores, coarse, m, _ = deployed(model, image, tiles, facts["threshold"], facts["cross"])
+        loss = both_losses(scores.float(), coarse.float(), label, weights, model.ratio)
+        return loss + sparsity_loss(m.float(), facts["area"], facts)
 
     return step
+
+
+def autocast(options, image):
+    precision = PRECISIONS[options.precision]
+    return torch.autocast(image.device.type, dtype=precision, enabled=precision is not None)
+
+
+def both_losses(scores, coarse, label, weights, ratio):
+    """The fused scores at every pixel, the coarse ones at every pixel of the reduced image (the nearest label)."""
+    reduced = label[..., ratio // 2 :: ratio, ratio // 2 :: ratio]
+    return pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, reduced, weights)
 
 
 def freeze_statistics(model):
@@ -276,12 +323,8 @@ def load(data, canvas):
 
 
 def class_weights(labels, classes):
-    """Mild, as the segmenter's: the fourth root of how much rarer than the median a class is, between 0.5 and 3."""
-    counts = sum(np.bincount(label.ravel(), minlength=256)[:classes] for label in labels).astype(np.float64)
-    weights = np.zeros(classes)
-    present = counts > 0
-    weights[present] = np.clip((np.median(counts[present]) / counts[present]) ** 0.25, 0.5, 3)
-    return torch.tensor(weights, dtype=torch.float32)
+    """Mild, as the segmenter's."""
+    return mild_weights(sum(np.bincount(label.ravel(), minlength=256)[:classes] for label in labels).astype(np.float64))
 
 
 def crops(images, labels, options, facts, rng):

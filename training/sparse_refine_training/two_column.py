@@ -1,8 +1,7 @@
 """The two columns of Spatial Sparsity and what joins them; a reconstruction (docs/methods.md says of what).
 
-A coarse column on the reduced image gives scores, features and a weight map; a fine column sees the image itself. Both
-have stride 8. Only Conv (BatchNorm folds into it), Relu, Add, Sigmoid and nearest Resize, which every ONNX runtime in
-use handles.
+Both columns are segmenters, so that either can start from a trained one. The coarse column sees the reduced image and
+gives scores, features and a weight map; the fine column sees the image itself.
 """
 
 import math
@@ -11,61 +10,52 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .segmenter import Block, conv
+from .segmenter import DECODER, LOGIT_STRIDE, WIDTHS, Block, Segmenter, conv
 
-STRIDE = 8
-WIDTHS = (16, 24, 48)
-COARSE_UNITS = (1, 2, 4, 8, 1)  # dilations
-FINE_UNITS = (1, 1)
-HEAD = 64
-
-
-class Column(nn.Module):
-    """Normalised image `[n, 3, h, w]` to features and scores at stride 8; `units`: dilations of its residual units."""
-
-    def __init__(self, classes, widths, units):
-        super().__init__()
-        a, b, c = widths
-        self.stem = conv(3, a, stride=2)
-        self.stage4 = nn.Sequential(conv(a, b, stride=2), Block(b))
-        self.down = conv(b, c, stride=2)
-        self.units = nn.ModuleList(Block(c, dilation) for dilation in units)
-        self.head = nn.Conv2d(c, classes, 1)
-
-    def forward(self, image, extra=()):
-        """(features, scores); `extra`: maps added before the last units, one each."""
-        x = self.down(self.stage4(self.stem(image)))
-        for index, unit in enumerate(self.units):
-            late = index - (len(self.units) - len(extra))
-            x = unit(x + extra[late] if late >= 0 else x)
-        return x, self.head(x)
+STRIDE = LOGIT_STRIDE
+FUSIONS = ("map", "sum")
 
 
 class TwoColumn(nn.Module):
-    """Both columns, the weight-map head and the cross-column connections, which start at zero."""
+    """Both columns, the weight-map head and the cross-column connection, which starts at zero.
 
-    def __init__(self, classes, widths=WIDTHS, coarse_units=COARSE_UNITS, fine_units=FINE_UNITS, ratio=2):
+    `fusion`: one of FUSIONS; with "sum" the weight is 1/2 everywhere, the baseline without a map.
+    `removed`: names of residual units that are left out, such as `fine.stage16.1`.
+    """
+
+    def __init__(self, classes, widths=WIDTHS, decoder=DECODER, ratio=2, fusion="map", removed=()):
         super().__init__()
-        self.classes, self.ratio = classes, ratio
-        self.coarse = Column(classes, widths, coarse_units)
-        self.fine = Column(classes, widths, fine_units)
-        self.map = nn.Sequential(conv(widths[2], HEAD), nn.Conv2d(HEAD, 1, 1))
-        self.cross = nn.ModuleList(nn.Conv2d(widths[2], widths[2], 1, bias=False) for _ in range(2))
-        for connection in self.cross:
-            nn.init.zeros_(connection.weight)
+        self.classes, self.ratio, self.fusion = classes, ratio, fusion
+        self.coarse = Segmenter(classes, widths, decoder)
+        self.fine = Segmenter(classes, widths, decoder)
+        self.map = nn.Sequential(conv(decoder, decoder), nn.Conv2d(decoder, 1, 1))
+        self.cross = nn.Conv2d(decoder, decoder, 1, bias=False)
+        nn.init.zeros_(self.cross.weight)
+        for name in removed:
+            self.replace(name, nn.Identity())
+
+    def replace(self, name, module):
+        parent, _, child = name.rpartition(".")
+        setattr(self.get_submodule(parent), child, module)
+
+    def units(self):
+        """Names of the residual units that are left."""
+        return [name for name, module in self.named_modules() if isinstance(module, Block)]
 
     def run_coarse(self, image):
         """(features, scores, logits of the weight map) on the cells of the reduced image."""
-        features, scores = self.coarse(F.avg_pool2d(image, self.ratio))
-        return features, scores, self.map(features)
+        return self.outputs_of_coarse(F.avg_pool2d(image, self.ratio))
+
+    def outputs_of_coarse(self, reduced):
+        """`run_coarse` of an image that is reduced already."""
+        features = self.coarse.features(reduced)
+        logits = self.map(features) if self.fusion == "map" else 0 * features[:, :1]
+        return features, self.coarse.head(features), logits
 
     def run_fine(self, image, features=None):
-        """Scores of the fine column; with `features`, through the cross-column connections."""
-        extra = ()
-        if features is not None:
-            used = self.cross[-len(self.fine.units) :]
-            extra = [nearest(connection(features), self.ratio) for connection in used]
-        return self.fine(image, extra)[1]
+        """Scores of the fine column; with `features`, through the cross-column connection."""
+        extra = None if features is None else nearest(self.cross(features), self.ratio)
+        return self.fine.head(self.fine.features(image, extra))
 
     def forward(self, image, cross=False):
         """Every output of whole-image execution: (fine scores, coarse scores, logits of the weight map)."""
@@ -138,10 +128,10 @@ class Tiles:
         return min(1.0, count * self.window[0] * self.window[1] / (self.height * self.width))
 
     def run(self, model, image, features, chosen):
-        """Fine scores `[1, classes, h/8, w/8]` of one image on the chosen tiles, 0 elsewhere."""
-        scores = image.new_zeros(1, model.classes, self.height // STRIDE, self.width // STRIDE)
+        """Fine scores `[1, classes, h/4, w/4]` of one image on the chosen tiles, 0 elsewhere."""
+        shape = 1, model.classes, self.height // STRIDE, self.width // STRIDE
         if not chosen:
-            return scores
+            return image.new_zeros(shape)
         if self.rho(len(chosen)) >= 1:
             return model.run_fine(image, features)
         height, width = self.window
@@ -153,10 +143,11 @@ class Tiles:
                 c = self.cell
                 cut.append(features[:, :, y // c : (y + height) // c, x // c : (x + width) // c])
         fine = model.run_fine(torch.cat(windows), torch.cat(cut) if cut else None)
+        scores = fine.new_zeros(shape)
         for one, index in zip(fine, chosen):
             (y, x, h, w), (top, left) = self.cores[index], self.origins[index]
-            inside = one[:, (y - top) // 8 : (y - top + h) // 8, (x - left) // 8 : (x - left + w) // 8]
-            scores[0, :, y // 8 : (y + h) // 8, x // 8 : (x + w) // 8] = inside
+            y, x, h, w, top, left = (value // STRIDE for value in (y, x, h, w, top, left))
+            scores[0, :, y : y + h, x : x + w] = one[:, y - top : y - top + h, x - left : x - left + w]
         return scores
 
 
@@ -174,23 +165,19 @@ def deployed(model, image, tiles, threshold, cross):
 
 
 def prune_unit(model, loss):
-    """Removes the residual unit without which `loss()` is lowest; returns (column, index, loss without it)."""
+    """Removes the residual unit without which `loss()` is lowest; returns (name, loss without it)."""
     best = None
-    for name in ("coarse", "fine"):
-        units = getattr(model, name).units
-        if len(units) < 2:
-            continue
-        for index in range(len(units)):
-            kept, units[index] = units[index], nn.Identity()
-            with torch.no_grad():
-                value = float(loss())
-            units[index] = kept
-            if best is None or value < best[2]:
-                best = (name, index, value)
+    for name in model.units():
+        unit = model.get_submodule(name)
+        model.replace(name, nn.Identity())
+        with torch.no_grad():
+            value = float(loss())
+        model.replace(name, unit)
+        if best is None or value < best[1]:
+            best = name, value
     if best is None:
         raise ValueError("no residual unit is left to remove")
-    column = getattr(model, best[0])
-    column.units = nn.ModuleList(unit for i, unit in enumerate(column.units) if i != best[1])
+    model.replace(best[0], nn.Identity())
     return best
 
 

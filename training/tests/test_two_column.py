@@ -7,7 +7,7 @@ import torch
 from scenes import write
 from torch import nn
 
-from sparse_refine_training import cli
+from sparse_refine_training import cli, loop, segmenter
 from sparse_refine_training.train_two_column import load_two_column
 from sparse_refine_training.two_column import (
     Tiles,
@@ -24,9 +24,12 @@ from sparse_refine_training.two_column import (
 )
 
 
+WIDTHS = (4, 4, 6, 6)
+
+
 def tiny(**options):
     """Every term at work: no statistics, shifts or cross weights that are 0."""
-    model = TwoColumn(3, widths=(4, 4, 6), coarse_units=(1, 2), fine_units=(1, 1), **options).eval()
+    model = TwoColumn(3, WIDTHS, decoder=4, **options).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for module in model.modules():
@@ -34,8 +37,7 @@ def tiny(**options):
                 module.running_mean.uniform_(-0.3, 0.3, generator=generator)
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
                 module.bias.uniform_(-0.3, 0.3, generator=generator)
-        for connection in model.cross:
-            connection.weight.uniform_(-0.5, 0.5, generator=generator)
+        model.cross.weight.uniform_(-0.5, 0.5, generator=generator)
     return model
 
 
@@ -46,11 +48,12 @@ def picture(height=96, width=160):
 
 
 @pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("tile", [32, 48])
-def test_tiles_with_enough_halo_are_the_whole_image(tile, cross):
-    model, image = tiny(), picture(160, 256)
-    # Radius of this fine column: 1 + 2 + 2*4 + 4 + 2*2*8 = 47 px.
-    tiles = Tiles(160, 256, tile, 48, 16)
+@pytest.mark.parametrize("height, width", [(64, 2304), (2304, 64)])
+def test_tiles_with_enough_halo_are_the_whole_image(height, width, cross):
+    model, image = tiny(), picture(height, width)
+    # Radius of a column in px: 1 and 2 to stride 4, 2*4, 4, 2*8, 8, 2*2*16 and 2*4*16 at stride 16, then at most 16, 8, 8
+    # and 4 on the way back.
+    tiles = Tiles(height, width, 32, 272, 8)
     with torch.no_grad():
         features, coarse, logits = model.run_coarse(image)
         whole = model.run_fine(image, features if cross else None)
@@ -60,7 +63,7 @@ def test_tiles_with_enough_halo_are_the_whole_image(tile, cross):
         scores = tiles.run(model, image, features if cross else None, chosen)
     seen = torch.zeros_like(scores, dtype=torch.bool)
     for index in chosen:
-        y, x, h, w = (value // 8 for value in tiles.cores[index])
+        y, x, h, w = (value // 4 for value in tiles.cores[index])
         seen[:, :, y : y + h, x : x + w] = True
     assert 0 < seen.float().mean() < 1
     torch.testing.assert_close(scores[seen], whole[seen], rtol=1e-4, atol=1e-4)
@@ -81,7 +84,7 @@ def test_tiles_cover_the_canvas_once_like_the_products():
 
 
 def test_thresholds_outside_the_weights():
-    model, image, tiles = tiny(), picture(), Tiles(96, 160, 32, 16, 16)
+    model, image, tiles = tiny(), picture(), Tiles(96, 160, 32, 16, 8)
     with torch.no_grad():
         scores, coarse, _, rho = deployed(model, image, tiles, 1.0, False)
         torch.testing.assert_close(scores, bilinear(coarse, 2), rtol=0, atol=0)
@@ -92,6 +95,15 @@ def test_thresholds_outside_the_weights():
     assert everywhere[3] == dense[3] == 1
 
 
+def test_the_sum_weighs_both_columns_equally():
+    model, image, tiles = tiny(fusion="sum"), picture(), Tiles(96, 160, 32, 16, 8)
+    with torch.no_grad():
+        scores, coarse, weights, _ = deployed(model, image, tiles, None, False)
+        fine = model.run_fine(image)
+    assert (weights == 0.5).all()
+    torch.testing.assert_close(scores, (bilinear(coarse, 2) + fine) / 2)
+
+
 def test_fusion_by_hand():
     coarse, fine = torch.full((1, 1, 2, 2), 2.0), torch.arange(16.0).view(1, 1, 4, 4)
     gate = torch.tensor([[0.25, 0.0], [1.0, 0.5]]).view(1, 1, 2, 2)
@@ -100,9 +112,8 @@ def test_fusion_by_hand():
 
 
 def test_cross_connections_start_at_nothing():
-    model, image, tiles = tiny(), picture(), Tiles(96, 160, 32, 16, 16)
-    for connection in model.cross:
-        nn.init.zeros_(connection.weight)
+    model, image, tiles = tiny(), picture(), Tiles(96, 160, 32, 16, 8)
+    nn.init.zeros_(model.cross.weight)
     with torch.no_grad():
         sctf, isctf = (deployed(model, image, tiles, 0.4, cross)[0] for cross in (False, True))
     assert torch.equal(sctf, isctf)
@@ -138,39 +149,51 @@ def test_the_area_penalty_is_per_image_and_one_sided():
     assert float(area_penalty(m, 0.7)) == pytest.approx(0, abs=1e-12)
 
 
+UNITS = ("stage4.1", "stage8.1", "stage16.1", "stage16.2")
+
+
 def test_pruning_removes_the_unit_that_is_missed_least():
     model, image = tiny(), picture()
-    for unit in (model.coarse.units[0], model.coarse.units[1], model.fine.units[0]):
-        nn.init.constant_(unit.second[1].bias, 3.0)
+    assert model.units() == [f"{c}.{u}" for c in ("coarse", "fine") for u in UNITS]
+    for name in model.units():
+        nn.init.constant_(model.get_submodule(name).second[1].bias, 3.0)
     # This one does nothing: what it adds is 0.
-    nn.init.zeros_(model.fine.units[1].second[1].weight)
-    nn.init.zeros_(model.fine.units[1].second[1].bias)
+    nothing = model.fine.stage16[2].second[1]
+    nn.init.zeros_(nothing.weight)
+    nn.init.zeros_(nothing.bias)
     with torch.no_grad():
         before = model(image)
 
     def loss():
         return sum((now - then).square().mean() for now, then in zip(model(image), before))
 
-    name, index, value = prune_unit(model, loss)
-    assert (name, index) == ("fine", 1) and value < 1e-10
-    assert len(model.fine.units) == 1 and len(model.coarse.units) == 2
-    assert prune_unit(model, loss)[0] == "coarse", "the last unit of a column stays"
+    name, value = prune_unit(model, loss)
+    assert name == "fine.stage16.2" and value < 1e-10
+    assert name not in model.units() and len(model.units()) == 2 * len(UNITS) - 1
+    again = tiny(removed=[name])
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for one, other in zip(again(image), model(image)):
+            assert torch.equal(one, other)
 
 
 def test_multiply_accumulates_by_hand():
-    model = TwoColumn(3, widths=(4, 4, 6), coarse_units=(1,), fine_units=(1,))
-    column = 3 * 4 * 9 / 4 + 4 * 4 * 9 / 16 + 2 * 4 * 4 * 9 / 16 + (4 * 6 * 9 + 2 * 6 * 6 * 9 + 6 * 3) / 64
-    heads = (6 * 64 * 9 + 64) / 64
-    coarse, fine = macs(model, (64, 96))
-    assert fine == pytest.approx(column * 64 * 96) and coarse == pytest.approx((column + heads) * 64 * 96 / 4)
-    crossed = macs(model, (64, 96), cross=True)
-    assert crossed[1] - fine == 6 * 6 * (64 // 16) * (96 // 16), "one unit, so one connection, on the cells"
+    model = TwoColumn(3, WIDTHS, decoder=4)
+    heads = (4 * 4 * 9 + 4) / 16
+    size = (64, 96)
+    column = segmenter.macs(model.fine, size)
+    coarse, fine = macs(model, size)
+    assert fine == column and coarse == segmenter.macs(model.coarse, (32, 48)) + heads * 64 * 96 / 4
+    crossed = macs(model, size, cross=True)
+    assert crossed[1] - fine == 4 * 4 * (64 // 8) * (96 // 8), "one connection, on the cells"
+    gone = 2 * 6 * 6 * 9 * (64 // 16) * (96 // 16)
+    assert macs(TwoColumn(3, WIDTHS, 4, removed=["fine.stage16.1"]), size)[1] == fine - gone
 
 
 def test_the_stages_train_and_the_bundle_says_what_it_is(tmp_path):
     data = write(tmp_path / "scenes", size=(60, 96))
-    common = ["--steps", "2", "--threads", "1", "--batch", "2", "--crop", "48x48", "--tile", "32", "--halo", "16"]
-    shape = ["--size", "96x64", "--widths", "4,4,6", "--coarse-units", "1,2", "--fine-units", "1,1"]
+    common = ["--steps", "2", "--threads", "1", "--batch", "2", "--crop", "64x64", "--tile", "32", "--halo", "16"]
+    shape = ["--size", "96x64", "--widths", "4,4,6,6", "--decoder", "4"]
 
     def train(stage, init=None, *more):
         out = tmp_path / f"{stage}.pt"
@@ -186,8 +209,7 @@ def test_the_stages_train_and_the_bundle_says_what_it_is(tmp_path):
     facts = {path.stem: load_two_column(path)[1] for path in (ctf, sctf, isctf, pruned)}
     assert [facts[stage]["configuration"] for stage in ("ctf", "sctf", "isctf")] == ["ctf", "sctf", "isctf"]
     assert facts["isctf"]["total"][0] == 8, "the steps of all stages"
-    units = sum(len(facts["prune"][f"{name}_units"]) for name in ("coarse", "fine"))
-    assert units == 3 and facts["prune"]["total"][0] == 10
+    assert len(facts["prune"]["removed"]) == 1 and facts["prune"]["total"][0] == 10
     train("sctf", ctf, "--area", ".2,.4")
     assert load_two_column(tmp_path / "sctf_a40.pt")[1]["area"] == 0.4
 
@@ -198,7 +220,7 @@ def test_the_stages_train_and_the_bundle_says_what_it_is(tmp_path):
     pytest.importorskip("torch.onnx")
     assert cli.main(["two-column-export", str(tmp_path / "tiny"), str(isctf)]) == 0
     text = (tmp_path / "tiny" / "model.toml").read_text()
-    for line in ('method = "spatial_sparsity"', 'configuration = "isctf"', "feature_channels = 6", "size = [48, 32]"):
+    for line in ('method = "spatial_sparsity"', 'configuration = "isctf"', "feature_channels = 4", "size = [48, 32]"):
         assert line in text
 
 
@@ -207,3 +229,18 @@ def test_a_stage_without_its_checkpoint_is_an_error(tmp_path, capsys):
     arguments = ["two-column", str(data), "--stage", "sctf", "--out", str(tmp_path / "x.pt"), "--size", "96x64"]
     assert cli.main(arguments) == 2
     assert "give --init" in capsys.readouterr().err
+
+
+def test_columns_start_from_trained_segmenters(tmp_path, capsys):
+    data = write(tmp_path / "scenes", size=(64, 96))
+    common = ["--threads", "1", "--batch", "1", "--crop", "64x64", "--size", "96x64", "--steps", "1"]
+    assert cli.main(["segmenter", str(data), "--out", str(tmp_path / "seg.pt"), *common]) == 0
+    columns = ["--coarse", str(tmp_path / "seg.pt"), "--fine", str(tmp_path / "seg.pt")]
+    arguments = ["two-column", str(data), "--tile", "32", "--halo", "16", "--learning-rate", "0", *common, *columns]
+    assert cli.main([*arguments, "--out", str(tmp_path / "ctf.pt")]) == 0
+    started, trained = (loop.load_checkpoint(tmp_path / name)["model"] for name in ("ctf.pt", "seg.pt"))
+    for name, value in trained.items():
+        if value.is_floating_point() and "running" not in name:
+            assert torch.equal(started[f"coarse.{name}"], value) and torch.equal(started[f"fine.{name}"], value)
+    assert cli.main([*arguments, "--out", str(tmp_path / "x.pt"), "--decoder", "8"]) == 2
+    assert "--coarse: not of the widths of this column" in capsys.readouterr().err
