@@ -37,6 +37,7 @@ from .two_column import (
 
 WEIGHT_DECAY = 1e-3
 STAGES = ("ctf", "sctf", "uncrop", "isctf", "prune")
+AREAS = ("tiles", "cells")  # tiles, by their largest weight, are what is computed
 COARSE_LOSS, REGULARISER_LOSS = 0.4, 0.01
 ANNEAL = 0.5  # share of the stage in which the area budget falls from 1
 
@@ -60,6 +61,7 @@ def add_command(commands):
     parser.add_argument("--halo", type=int, default=32)
     parser.add_argument("--threshold", type=float, default=0.5, help="on the weight map (0.5)")
     parser.add_argument("--area", type=areas, default=(0.15,), help="area budget; several, as .1,.2,.3, are a sweep")
+    parser.add_argument("--area-of", choices=AREAS, default="tiles", help="what the budget counts (tiles)")
     parser.add_argument("--area-weight", type=float, default=1.0, help="of the area penalty in the loss (1)")
     parser.add_argument("--regulariser", choices=("entropy", "kl"), default="entropy")
     parser.add_argument("--remove", type=int, default=1, help="residual units that the stage prune removes (1)")
@@ -134,6 +136,7 @@ def describe(options, data, former):
         "tile": options.tile,
         "halo": options.halo,
         "threshold": options.threshold,
+        "area_of": options.area_of,
         "area_weight": options.area_weight,
         "regulariser": options.regulariser,
         "classes": data.classes,
@@ -252,8 +255,11 @@ def annealed(area, progress):
 
 
 def sparsity_loss(weights, area, facts):
-    regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(weights, area)
-    return facts["area_weight"] * area_penalty(weights, area) + REGULARISER_LOSS * regulariser
+    counted = weights
+    if facts["area_of"] == "tiles":
+        counted = F.max_pool2d(weights, facts["tile"] // (facts["ratio"] * STRIDE), ceil_mode=True)
+    regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(counted, area)
+    return facts["area_weight"] * area_penalty(counted, area) + REGULARISER_LOSS * regulariser
 
 
 def whole_image_step(model, facts, images, labels, weights, options):

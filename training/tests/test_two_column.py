@@ -8,7 +8,7 @@ from scenes import write
 from torch import nn
 
 from sparse_refine_training import cli, loop, segmenter
-from sparse_refine_training.train_two_column import load_two_column
+from sparse_refine_training.train_two_column import REGULARISER_LOSS, load_two_column, sparsity_loss
 from sparse_refine_training.two_column import (
     Tiles,
     TwoColumn,
@@ -147,6 +147,16 @@ def test_the_area_penalty_is_per_image_and_one_sided():
     m = torch.stack([torch.full((1, 2, 2), 0.1), torch.full((1, 2, 2), 0.7)])
     assert float(area_penalty(m, 0.2)) == pytest.approx(0.5**2 / 2)
     assert float(area_penalty(m, 0.7)) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_budget_counts_tiles_by_their_largest_weight():
+    m = torch.zeros(1, 1, 4, 6)
+    m[0, 0, 0, 0] = 0.8  # one of six tiles of 2x2 cells
+    facts = {"area_of": "tiles", "tile": 16, "ratio": 2, "area_weight": 2.0, "regulariser": "entropy"}
+    entropy = float(REGULARISER_LOSS * binary_entropy(m))
+    assert float(sparsity_loss(m, 0.1, facts)) - entropy == pytest.approx(2 * (0.8 / 6 - 0.1) ** 2, abs=1e-6)
+    facts["area_of"] = "cells"
+    assert float(sparsity_loss(m, 0.01, facts)) - entropy == pytest.approx(2 * (0.8 / 24 - 0.01) ** 2, abs=1e-6)
 
 
 UNITS = ("stage4.1", "stage8.1", "stage16.1", "stage16.2")
