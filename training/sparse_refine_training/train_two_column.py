@@ -37,7 +37,7 @@ from .two_column import (
 
 WEIGHT_DECAY = 1e-3
 STAGES = ("ctf", "sctf", "uncrop", "isctf", "prune")
-AREAS = ("tiles", "cells")  # tiles, by their largest weight, are what is computed
+STEERING = 0.3  # by how much a wrong share of open tiles shifts the logits of the map, a step
 COARSE_LOSS, REGULARISER_LOSS = 0.4, 0.01
 ANNEAL = 0.5  # share of the stage in which the area budget falls from 1
 
@@ -61,7 +61,6 @@ def add_command(commands):
     parser.add_argument("--halo", type=int, default=32)
     parser.add_argument("--threshold", type=float, default=0.5, help="on the weight map (0.5)")
     parser.add_argument("--area", type=areas, default=(0.15,), help="area budget; several, as .1,.2,.3, are a sweep")
-    parser.add_argument("--area-of", choices=AREAS, default="tiles", help="what the budget counts (tiles)")
     parser.add_argument("--area-weight", type=float, default=1.0, help="of the area penalty in the loss (1)")
     parser.add_argument("--regulariser", choices=("entropy", "kl"), default="entropy")
     parser.add_argument("--remove", type=int, default=1, help="residual units that the stage prune removes (1)")
@@ -116,6 +115,8 @@ def describe(options, data, former):
     for name, (height, width) in (("size", facts["size"]), ("crop", options.crop)):
         if height % whole or width % whole:
             raise DataError(f"--{name} {width}x{height}: both must be multiples of {whole}")
+        if height % options.tile or width % options.tile:
+            raise DataError(f"--{name} {width}x{height}: it must be whole tiles of {options.tile} px, see --tile")
     if options.crop[0] > facts["size"][0] or options.crop[1] > facts["size"][1]:
         raise DataError(f"--crop {options.crop[::-1]} exceeds the canvas {facts['size'][::-1]}")
     if facts["fusion"] == "sum" and options.stage not in ("ctf", "prune"):
@@ -136,7 +137,6 @@ def describe(options, data, former):
         "tile": options.tile,
         "halo": options.halo,
         "threshold": options.threshold,
-        "area_of": options.area_of,
         "area_weight": options.area_weight,
         "regulariser": options.regulariser,
         "classes": data.classes,
@@ -149,7 +149,10 @@ def describe(options, data, former):
 def build(facts):
     """The untrained network that a checkpoint's facts describe."""
     classes = len(facts["classes"])
-    return TwoColumn(classes, facts["widths"], facts["decoder"], facts["ratio"], facts["fusion"], facts["removed"])
+    pool = facts["tile"] // (facts["ratio"] * STRIDE)
+    return TwoColumn(
+        classes, facts["widths"], facts["decoder"], facts["ratio"], pool, facts["fusion"], facts["removed"]
+    )
 
 
 def start_columns(model, options, data_classes):
@@ -239,9 +242,11 @@ def crop_step(model, facts, images, labels, weights, options, progress):
         if facts["configuration"] == "ctf":
             m = torch.sigmoid(logits)
         else:
-            noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, tuple(logits.shape)).astype(np.float32))
-            m = binary_concrete(logits, noise.to(logits.device))
+            tiles = [*logits.shape[:2], *(side // model.pool for side in logits.shape[2:])]
+            noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, tiles).astype(np.float32))
+            m = binary_concrete(logits, model.to_cells(noise.to(logits.device)))
             area = annealed(facts["area"], progress())
+            steer(model, torch.sigmoid(logits), area, facts)
             extra = sparsity_loss(torch.sigmoid(logits), area, facts)
         scores = fuse(coarse, fine, m, model.ratio)
         return both_losses(scores, coarse, label, weights, model.ratio) + extra
@@ -254,12 +259,20 @@ def annealed(area, progress):
     return 1 + (area - 1) * min(1.0, progress / ANNEAL)
 
 
+def steer(model, weights, area, facts):
+    """Moves the map's bias so that the share above the threshold follows the budget.
+
+    The penalty alone is content with a map that is equally low everywhere, below the threshold; so held, the map has only
+    to learn where the fine column helps most.
+    """
+    with torch.no_grad():
+        open_share = (weights > facts["threshold"]).float().mean()
+        model.map[-1].bias += STEERING * (area - open_share)
+
+
 def sparsity_loss(weights, area, facts):
-    counted = weights
-    if facts["area_of"] == "tiles":
-        counted = F.max_pool2d(weights, facts["tile"] // (facts["ratio"] * STRIDE), ceil_mode=True)
-    regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(counted, area)
-    return facts["area_weight"] * area_penalty(counted, area) + REGULARISER_LOSS * regulariser
+    regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(weights, area)
+    return facts["area_weight"] * area_penalty(weights, area) + REGULARISER_LOSS * regulariser
 
 
 def whole_image_step(model, facts, images, labels, weights, options):
@@ -279,6 +292,7 @@ def whole_image_step(model, facts, images, labels, weights, options):
         with autocast(options, image):
             scores, coarse, m, _ = deployed(model, image, tiles, facts["threshold"], facts["cross"])
         loss = both_losses(scores.float(), coarse.float(), label, weights, model.ratio)
+        steer(model, m, facts["area"], facts)
         return loss + sparsity_loss(m.float(), facts["area"], facts)
 
     return step

@@ -19,13 +19,14 @@ FUSIONS = ("map", "sum")
 class TwoColumn(nn.Module):
     """Both columns, the weight-map head and the cross-column connection, which starts at zero.
 
+    `pool`: side of a tile in cells; its cells share one weight, the mean of their logits.
     `fusion`: one of FUSIONS; with "sum" the weight is 1/2 everywhere, the baseline without a map.
     `removed`: names of residual units that are left out, such as `fine.stage16.1`.
     """
 
-    def __init__(self, classes, widths=WIDTHS, decoder=DECODER, ratio=2, fusion="map", removed=()):
+    def __init__(self, classes, widths=WIDTHS, decoder=DECODER, ratio=2, pool=1, fusion="map", removed=()):
         super().__init__()
-        self.classes, self.ratio, self.fusion = classes, ratio, fusion
+        self.classes, self.ratio, self.pool, self.fusion = classes, ratio, pool, fusion
         self.coarse = Segmenter(classes, widths, decoder)
         self.fine = Segmenter(classes, widths, decoder)
         self.map = nn.Sequential(conv(decoder, decoder), nn.Conv2d(decoder, 1, 1))
@@ -50,7 +51,12 @@ class TwoColumn(nn.Module):
         """`run_coarse` of an image that is reduced already."""
         features = self.coarse.features(reduced)
         logits = self.map(features) if self.fusion == "map" else 0 * features[:, :1]
+        logits = self.to_cells(F.avg_pool2d(logits, self.pool))
         return features, self.coarse.head(features), logits
+
+    def to_cells(self, tiles):
+        """A map with one value a tile, on the cells."""
+        return nearest(tiles, self.pool) if self.pool > 1 else tiles
 
     def run_fine(self, image, features=None):
         """Scores of the fine column; with `features`, through the cross-column connection."""

@@ -8,7 +8,7 @@ from scenes import write
 from torch import nn
 
 from sparse_refine_training import cli, loop, segmenter
-from sparse_refine_training.train_two_column import REGULARISER_LOSS, load_two_column, sparsity_loss
+from sparse_refine_training.train_two_column import STEERING, load_two_column, steer
 from sparse_refine_training.two_column import (
     Tiles,
     TwoColumn,
@@ -149,14 +149,26 @@ def test_the_area_penalty_is_per_image_and_one_sided():
     assert float(area_penalty(m, 0.7)) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_budget_counts_tiles_by_their_largest_weight():
-    m = torch.zeros(1, 1, 4, 6)
-    m[0, 0, 0, 0] = 0.8  # one of six tiles of 2x2 cells
-    facts = {"area_of": "tiles", "tile": 16, "ratio": 2, "area_weight": 2.0, "regulariser": "entropy"}
-    entropy = float(REGULARISER_LOSS * binary_entropy(m))
-    assert float(sparsity_loss(m, 0.1, facts)) - entropy == pytest.approx(2 * (0.8 / 6 - 0.1) ** 2, abs=1e-6)
-    facts["area_of"] = "cells"
-    assert float(sparsity_loss(m, 0.01, facts)) - entropy == pytest.approx(2 * (0.8 / 24 - 0.01) ** 2, abs=1e-6)
+def test_the_cells_of_a_tile_share_the_mean_of_their_logits():
+    cells, tiles = tiny(), tiny(pool=4)
+    tiles.load_state_dict(cells.state_dict())
+    image = picture()
+    with torch.no_grad():
+        each, shared = (model.run_coarse(image)[2] for model in (cells, tiles))
+    assert each.shape == shared.shape == (1, 1, 12, 20)
+    mean = each.view(3, 4, 5, 4).mean((1, 3))
+    torch.testing.assert_close(shared.view(3, 4, 5, 4), mean[:, None, :, None].expand(3, 4, 5, 4))
+    assert mean.std() > 0
+
+
+def test_the_bias_of_the_map_follows_the_budget():
+    model, facts = tiny(), {"threshold": 0.5}
+    weights = torch.tensor([0.7, 0.9, 0.3, 0.1]).view(1, 1, 2, 2)  # half of the cells are open
+    before = model.map[-1].bias.item()
+    for area, moved in ((0.5, 0.0), (0.1, -0.4), (1.0, 0.5)):
+        model.map[-1].bias.data.fill_(before)
+        steer(model, weights, area, facts)
+        assert model.map[-1].bias.item() - before == pytest.approx(STEERING * moved, abs=1e-6)
 
 
 UNITS = ("stage4.1", "stage8.1", "stage16.1", "stage16.2")
