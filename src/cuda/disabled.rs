@@ -25,25 +25,8 @@ impl Footprint {
     }
 }
 
-/// A backend nobody can have, for the method `spatial_sparsity`.
-pub enum CudaTileBackend {}
-
-impl CudaTileBackend {
-    /// Says how to get it.
-    pub fn new(_: Plan) -> Result<Self, BackendError> {
-        Err(BackendError::NotAvailable { backend: "cuda", why: WHY.to_owned() })
-    }
-
-    /// The device's name.
-    pub fn device_name(&self) -> String {
-        match *self {}
-    }
-
-    /// What runs the columns.
-    pub fn engine_name(&self) -> String {
-        match *self {}
-    }
-}
+/// The same for the method `spatial_sparsity`.
+pub type CudaTileBackend = CudaBackend;
 
 /// A slot nobody can have.
 pub enum CudaSlot {}
@@ -81,42 +64,6 @@ impl CudaBackend {
 }
 
 impl Backend for CudaBackend {
-    type Slot = CudaSlot;
-
-    fn set_alpha(&self, _: f32) {
-        match *self {}
-    }
-
-    fn slot(&self, _: Size) -> Result<CudaSlot, StageError> {
-        match *self {}
-    }
-
-    fn upload(&self, _: &mut CudaSlot, _: &Frame<'_>) -> Result<(), StageError> {
-        match *self {}
-    }
-
-    fn segment(&self, _: &mut CudaSlot) -> Result<(), StageError> {
-        match *self {}
-    }
-
-    fn select(&self, _: &mut CudaSlot, _: PixelBudget) -> Result<(), StageError> {
-        match *self {}
-    }
-
-    fn refine(&self, _: &mut CudaSlot) -> Result<(), StageError> {
-        match *self {}
-    }
-
-    fn fuse(&self, _: &mut CudaSlot) -> Result<(), StageError> {
-        match *self {}
-    }
-
-    fn finish(&self, _: &mut CudaSlot, _: Extras, _: &mut FrameOutputs) -> Result<FrameReport, StageError> {
-        match *self {}
-    }
-}
-
-impl Backend for CudaTileBackend {
     type Slot = CudaSlot;
 
     fn set_alpha(&self, _: f32) {
