@@ -65,18 +65,22 @@ fn coarse(seed: u32, score_scale: f32) -> ModelProto {
     })
 }
 
+/// Taps of the fine column's first convolution lie so far from its centre that a window's outermost scores are another
+/// network's: labels turn where a tile's scores are not its own.
+const REACH: i64 = 6;
+
 /// A padded 3x3 convolution, whose border shows where a window ends, then blocks of 8x8.
 fn fine(seed: u32, cross_column: bool) -> ModelProto {
-    let conv = |size: i64, stride: i64, pad: i64, inputs: [&str; 2], output| {
+    let conv = |size: i64, stride: i64, reach: i64, inputs: [&str; 2], output| {
         let shape = [integers("kernel_shape", &[size, size]), integers("strides", &[stride, stride])];
-        let pads = [integers("pads", &[pad; 4])];
-        node("Conv", &inputs, &[output], shape.into_iter().chain(pads).collect())
+        let border = [integers("pads", &[reach; 4]), integers("dilations", &[reach.max(1); 2])];
+        node("Conv", &inputs, &[output], shape.into_iter().chain(border).collect())
     };
     let kernel = |name, shape: [i64; 4], turn, spread| {
         weights(name, &shape, &random(seed * 10 + turn, shape.iter().product(), spread))
     };
     let mut nodes = vec![
-        conv(3, 1, 1, ["image", "k1"], "a"),
+        conv(3, 1, REACH, ["image", "k1"], "a"),
         node("Relu", &["a"], &["b"], vec![]),
         conv(8, 8, 0, ["b", "k2"], if cross_column { "own" } else { "scores" }),
     ];
