@@ -423,6 +423,11 @@ pub struct FrameReport {
 }
 
 impl FrameReport {
+    /// Of a frame to which nothing has been done yet.
+    pub fn of(frame: &Frame<'_>, mode: Mode) -> Self {
+        Self { camera: frame.camera, stamp: frame.stamp, size: frame.size, mode, ..Self::default() }
+    }
+
     /// Whether the time budget left none of the selected pixels to the refiner.
     pub fn is_coarse_only(&self) -> bool {
         self.mode == Mode::Refined && self.pixels_dropped > 0 && self.pixels_refined == 0

@@ -207,13 +207,7 @@ impl Backend for CpuBackend {
     }
 
     fn upload(&self, slot: &mut CpuSlot, frame: &Frame<'_>) -> Result<(), StageError> {
-        slot.report = FrameReport {
-            camera: frame.camera,
-            stamp: frame.stamp,
-            size: frame.size,
-            mode: self.plan.mode,
-            ..FrameReport::default()
-        };
+        slot.report = FrameReport::of(frame, self.plan.mode);
         self.stage(slot, Stage::Upload, |slot| pixels::to_rgb8(frame, &mut slot.rgb));
         Ok(())
     }

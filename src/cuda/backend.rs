@@ -18,12 +18,11 @@ use super::precision::Precision;
 use super::segmenter::DeviceEngine;
 use super::slot::{CudaSlot, SlotBuffers, SlotSpec};
 use super::weights::{NetworkWeights, Uploader};
-use crate::bundle::manifest::ChannelOrder;
 use crate::bundle::refiner::{RefinerSpec, RefinerWeights};
 use crate::onnx::{OnnxError, Segmenter};
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
-use crate::plan::{Normalisation, Plan, RefinerPlan, SegmenterPlan};
-use crate::types::{Frame, FrameError, FrameReport, Size, Stage, UNLABELLED};
+use crate::plan::{Plan, RefinerPlan, SegmenterPlan};
+use crate::types::{Frame, FrameError, FrameReport, Size, Stage};
 
 /// How long a frame may take before the device counts as lost. Far beyond any frame; a hung kernel must not become a
 /// silent stop.
@@ -144,17 +143,14 @@ impl CudaBackend {
             None => None,
             Some((refiner, weights)) => Some(Refinement {
                 network: NetworkWeights::new(&mut uploader, weights)?,
-                normalisation: device_normalisation(&mut uploader, &refiner.normalisation)?,
+                normalisation: uploader.normalisation(&refiner.normalisation)?,
                 plan: refiner.clone(),
             }),
         };
-        let mut label_of_channel = [UNLABELLED; 256];
-        let labels = plan.label_of_channel();
-        label_of_channel[..labels.len()].copy_from_slice(&labels);
         Ok(Self {
             refinement,
-            segmenter_normalisation: device_normalisation(&mut uploader, &plan.segmenter.normalisation)?,
-            label_of_channel: uploader.put("tables", &label_of_channel)?,
+            segmenter_normalisation: uploader.normalisation(&plan.segmenter.normalisation)?,
+            label_of_channel: uploader.label_of_channel(&plan)?,
             engine,
             alpha: AtomicU32::new(plan.alpha.to_bits()),
             plan,
@@ -212,16 +208,7 @@ impl CudaBackend {
     fn make_slot(&self, spec: &SlotSpec<'_>) -> Result<CudaSlot, CudaError> {
         let mut dry = Allocator::dry();
         SlotBuffers::new(&mut dry, None, spec)?;
-        let needed = dry.device_bytes() + self.engine.workspace_bytes();
-        let (free, _) = self.device.memory()?;
-        if needed > free {
-            return Err(CudaError::TooLittleMemory {
-                free: (free >> 20) as u64,
-                needed: needed.div_ceil(1 << 20) as u64,
-                camera: spec.camera.to_string(),
-                largest: largest(&dry),
-            });
-        }
+        self.device.ensure_fits(&dry, self.engine.workspace_bytes(), spec.camera)?;
         let stream = self.device.context.new_stream().during("a stream")?;
         let launcher = Launcher { device: &self.device, stream: &stream };
         let mut allocator = Allocator::new(&self.device.context);
@@ -243,7 +230,7 @@ impl CudaBackend {
             let stream = slot.stream.clone();
             slot.in_flight = true;
             work(&Launcher { device: &self.device, stream: &stream }, slot)?;
-            slot.record(stage)
+            slot.timeline.record(stage, &stream)
         };
         enqueue(slot).map_err(lost(stage.name()))
     }
@@ -276,7 +263,7 @@ impl CudaBackend {
                 let recorded = Graph::record(&stream, |graph| {
                     stages.iter().try_for_each(|&stage| {
                         self.enqueue(stage, &launcher, slot)?;
-                        graph.mark(&slot.done[stage as usize])
+                        graph.mark(slot.timeline.done(stage))
                     })
                 });
                 slot.graph = match recorded {
@@ -291,27 +278,10 @@ impl CudaBackend {
         let GraphState::Recorded(graph) = &slot.graph else { return Ok(false) };
         slot.in_flight = true;
         graph.launch(&stream)?;
-        slot.recorded.extend_from_slice(stages);
+        slot.timeline.launched(stages);
         slot.replayed = true;
         Ok(true)
     }
-}
-
-/// The largest parts of a slot, for people.
-pub(super) fn largest(allocator: &Allocator) -> String {
-    let mut parts = allocator.parts();
-    parts.sort_by_key(|part| std::cmp::Reverse(part.1));
-    let text = |part: &(&str, usize)| format!("{} {} MB", part.0, part.1.div_ceil(1 << 20));
-    parts.iter().take(3).map(text).collect::<Vec<_>>().join(", ")
-}
-
-pub(super) fn device_normalisation(
-    uploader: &mut Uploader<'_>,
-    normalisation: &Normalisation,
-) -> Result<DeviceNormalisation, CudaError> {
-    let values: Vec<f32> = normalisation.mean.iter().chain(&normalisation.std).copied().collect();
-    let reversed = normalisation.order == ChannelOrder::Bgr;
-    Ok(DeviceNormalisation { values: uploader.put("tables", &values)?, reversed })
 }
 
 impl Backend for CudaBackend {
@@ -332,21 +302,14 @@ impl Backend for CudaBackend {
             // The frame before ended early: its copies may still read the page-locked image.
             slot.stream.synchronize().during("waiting for the frame before").map_err(lost("upload"))?;
         }
-        slot.report = FrameReport {
-            camera: frame.camera,
-            stamp: frame.stamp,
-            size: frame.size,
-            mode: self.plan.mode,
-            ..FrameReport::default()
-        };
-        slot.recorded.clear();
+        slot.report = FrameReport::of(frame, self.plan.mode);
         slot.replayed = false;
         let start = Instant::now();
-        slot.buffers.fill_image(frame);
+        slot.buffers.image.fill(frame);
         slot.report.stages.add(Stage::Upload, start.elapsed().as_secs_f64() * 1e3);
         self.stage(slot, Stage::Upload, |launcher, slot| {
-            slot.begin.record(&slot.stream).during("recording an event")?;
-            self.enqueue_upload(launcher, slot, frame)
+            slot.timeline.begin(launcher.stream)?;
+            slot.buffers.image.enqueue(launcher, frame)
         })
     }
 
@@ -385,9 +348,10 @@ impl Backend for CudaBackend {
     ) -> Result<FrameReport, StageError> {
         let stage = Stage::Download;
         self.stage(slot, stage, |launcher, slot| self.enqueue_download(launcher, slot, extras))?;
-        self.wait(slot).map_err(lost(stage.name()))?;
+        slot.timeline.wait(self.deadline).map_err(lost(stage.name()))?;
+        slot.in_flight = false;
         self.hand_out(slot, extras, outputs);
-        slot.read_times().map_err(lost(stage.name()))?;
+        slot.timeline.add_times(&mut slot.report).map_err(lost(stage.name()))?;
         Ok(slot.report.clone())
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaFunction};
 
 use super::error::{CudaError, During};
+use super::memory::Allocator;
 use super::modules;
+use crate::types::Size;
 
 /// A device with its kernels loaded.
 pub struct Device {
@@ -76,5 +78,23 @@ impl Device {
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
         self.context.bind_to_thread().during("binding the context")?;
         self.context.mem_get_info().during("asking for free memory")
+    }
+
+    /// Whether what a dry run counted for a slot, and `beside` it in bytes, is free.
+    pub(super) fn ensure_fits(&self, dry: &Allocator, beside: usize, camera: Size) -> Result<(), CudaError> {
+        let needed = dry.device_bytes() + beside;
+        let (free, _) = self.memory()?;
+        if needed <= free {
+            return Ok(());
+        }
+        let mut parts = dry.parts();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.1));
+        let text = |part: &(&str, usize)| format!("{} {} MB", part.0, part.1.div_ceil(1 << 20));
+        Err(CudaError::TooLittleMemory {
+            free: (free >> 20) as u64,
+            needed: needed.div_ceil(1 << 20) as u64,
+            camera: camera.to_string(),
+            largest: parts.iter().take(3).map(text).collect::<Vec<_>>().join(", "),
+        })
     }
 }

@@ -27,13 +27,13 @@ impl CudaBackend {
             self.device.context.bind_to_thread().during("binding the context")?;
             let logits = slot.buffers.logits();
             let launcher = Launcher { device: &self.device, stream: &slot.stream };
-            let SlotBuffers { rgb, tables, levels, features, labels, counters, .. } = &mut slot.buffers;
+            let SlotBuffers { image, tables, levels, features, labels, counters, .. } = &mut slot.buffers;
             let finest = &levels[0];
             let refined = features.as_ref().expect("a refiner has feature rows").logits();
             let values = finest.capacity * self.classes();
             let mut allocator = Allocator::new(&self.device.context);
             let mut fused = allocator.buffer("inspection", values)?;
-            let scene = refinement.scene(rgb, tables, logits);
+            let scene = refinement.scene(&image.rgb, tables, logits);
             let (gate, classes) = (&refinement.network.gate, self.classes());
             let of = &self.label_of_channel;
             launcher.gate_fuse(

@@ -66,6 +66,18 @@ impl<T: Number> Pinned<T> {
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
+    /// Memory for an output, made when that is first asked for.
+    pub(super) fn on_demand<'a>(
+        place: &'a mut Option<Self>,
+        context: &Arc<CudaContext>,
+        len: usize,
+    ) -> Result<&'a mut Self, CudaError> {
+        if place.is_none() {
+            *place = Some(Allocator::new(context).pinned(len, false)?);
+        }
+        Ok(place.as_mut().expect("filled above"))
+    }
+
     pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
         if self.context.is_none() {
             return &mut [];

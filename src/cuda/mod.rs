@@ -11,6 +11,7 @@ mod gate;
 mod graph;
 mod half;
 mod host_segmenter;
+mod image;
 mod inspect;
 mod launch;
 mod levels;
@@ -25,6 +26,7 @@ pub mod segmenter;
 mod slot;
 mod stages;
 mod tiles;
+mod timeline;
 mod triangle;
 mod weights;
 

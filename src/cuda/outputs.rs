@@ -1,12 +1,10 @@
-//! The end of a frame: copies to the host, the wait for them, and what the caller gets.
-
-use std::time::{Duration, Instant};
+//! The end of a frame: copies to the host, and what the caller gets.
 
 use super::backend::CudaBackend;
-use super::error::{CudaError, During};
+use super::error::CudaError;
 use super::front::{NON_FINITE, NON_FINITE_CELLS, SELECTED, SITES};
 use super::launch::Launcher;
-use super::memory::{Allocator, Number, Pinned};
+use super::memory::Pinned;
 use super::slot::CudaSlot;
 use crate::pipeline::{Extras, FrameOutputs};
 use crate::types::{LabelImage, Size};
@@ -19,7 +17,7 @@ impl CudaBackend {
         slot: &mut CudaSlot,
         extras: Extras,
     ) -> Result<(), CudaError> {
-        let refined = self.refinement.is_some();
+        let (refined, context) = (self.refinement.is_some(), &self.device.context);
         let CudaSlot { buffers, pinned_coarse, pinned_refined, pinned_entropy, .. } = slot;
         let camera = buffers.tables.camera;
         let pixels = camera.pixels();
@@ -28,72 +26,36 @@ impl CudaBackend {
         if extras.coarse {
             let (lattice, tables) = (&buffers.lattice, &buffers.tables);
             launcher.write_labels(lattice, tables, &self.label_of_channel, &mut buffers.extra)?;
-            launcher.download(&buffers.extra, self.pinned(pinned_coarse, pixels)?, pixels)?;
+            launcher.download(&buffers.extra, Pinned::on_demand(pinned_coarse, context, pixels)?, pixels)?;
         }
         if extras.refined && refined {
             launcher.fill(&mut buffers.extra, pixels, 0)?;
             launcher.mark_sites(&buffers.levels[0], &buffers.counters, &mut buffers.extra, camera)?;
-            launcher.download(&buffers.extra, self.pinned(pinned_refined, pixels)?, pixels)?;
+            launcher.download(&buffers.extra, Pinned::on_demand(pinned_refined, context, pixels)?, pixels)?;
         }
         if extras.entropy {
             let entropy = &buffers.lattice.entropy;
-            launcher.download(entropy, self.pinned(pinned_entropy, entropy.len())?, entropy.len())?;
+            launcher.download(
+                entropy,
+                Pinned::on_demand(pinned_entropy, context, entropy.len())?,
+                entropy.len(),
+            )?;
         }
-        Ok(())
-    }
-
-    /// Page-locked memory for an output, made when it is first asked for.
-    fn pinned<'a, T: Number>(
-        &self,
-        place: &'a mut Option<Pinned<T>>,
-        len: usize,
-    ) -> Result<&'a mut Pinned<T>, CudaError> {
-        if place.is_none() {
-            *place = Some(Allocator::new(&self.device.context).pinned(len, false)?);
-        }
-        Ok(place.as_mut().expect("filled above"))
-    }
-
-    /// Waits until all that the slot enqueued is done.
-    pub(super) fn wait(&self, slot: &mut CudaSlot) -> Result<(), CudaError> {
-        let start = Instant::now();
-        let Some(&last) = slot.recorded.last() else { return Ok(()) };
-        let event = &slot.done[last as usize];
-        let mut pause = Duration::from_micros(20);
-        while !event.try_is_complete().during("waiting for the frame")? {
-            if start.elapsed() > self.deadline {
-                return Err(CudaError::Hung { seconds: self.deadline.as_secs() });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_micros(500));
-        }
-        slot.in_flight = false;
         Ok(())
     }
 
     /// Copies what the device wrote into the caller's buffers. The slot has been waited for.
     pub(super) fn hand_out(&self, slot: &mut CudaSlot, extras: Extras, outputs: &mut FrameOutputs) {
-        let size = slot.buffers.tables.camera;
-        let fill = |image: &mut LabelImage, wanted: bool, from: Option<&Pinned<u8>>| {
-            image.size = if wanted { size } else { Size::default() };
-            image.data.clear();
-            match from.filter(|_| wanted) {
-                Some(from) => image.data.extend_from_slice(from.as_slice()),
-                None => image.data.resize(image.size.pixels(), 0),
-            }
-        };
         let refined = self.refinement.is_some();
-        fill(&mut outputs.labels, true, Some(&slot.buffers.pinned_labels));
-        fill(&mut outputs.coarse, extras.coarse, slot.pinned_coarse.as_ref());
-        fill(&mut outputs.refined, extras.refined, slot.pinned_refined.as_ref().filter(|_| refined));
-        outputs.entropy.clear();
-        outputs.entropy_size = Size::default();
-        if extras.entropy
-            && let Some(entropy) = &slot.pinned_entropy
-        {
-            outputs.entropy_size = slot.buffers.tables.lattice;
-            outputs.entropy.extend_from_slice(entropy.as_slice());
-        }
+        let downloaded = Downloaded {
+            camera: slot.buffers.tables.camera,
+            labels: &slot.buffers.pinned_labels,
+            coarse: slot.pinned_coarse.as_ref(),
+            refined: slot.pinned_refined.as_ref().filter(|_| refined),
+            entropy: slot.pinned_entropy.as_ref(),
+            entropy_size: slot.buffers.tables.lattice,
+        };
+        downloaded.hand_out(extras, outputs);
         let counters = slot.buffers.pinned_counters.as_slice();
         let report = &mut slot.report;
         report.pixels_selected = counters[SELECTED];
@@ -109,6 +71,40 @@ impl CudaBackend {
             }
             report.pixels_refined = counters[SITES];
             report.pixels_dropped = counters[SELECTED] - counters[SITES];
+        }
+    }
+}
+
+/// What a slot's copies to the host wrote. The slot has been waited for.
+pub(super) struct Downloaded<'a> {
+    pub(super) camera: Size,
+    pub(super) labels: &'a Pinned<u8>,
+    pub(super) coarse: Option<&'a Pinned<u8>>,
+    /// Where there is none, no pixel was refined.
+    pub(super) refined: Option<&'a Pinned<u8>>,
+    pub(super) entropy: Option<&'a Pinned<f32>>,
+    pub(super) entropy_size: Size,
+}
+
+impl Downloaded<'_> {
+    /// Copies what is asked for into the caller's buffers; what is not becomes empty.
+    pub(super) fn hand_out(&self, extras: Extras, outputs: &mut FrameOutputs) {
+        let fill = |image: &mut LabelImage, wanted: bool, from: Option<&Pinned<u8>>| {
+            image.size = if wanted { self.camera } else { Size::default() };
+            image.data.clear();
+            match from.filter(|_| wanted) {
+                Some(from) => image.data.extend_from_slice(from.as_slice()),
+                None => image.data.resize(image.size.pixels(), 0),
+            }
+        };
+        fill(&mut outputs.labels, true, Some(self.labels));
+        fill(&mut outputs.coarse, extras.coarse, self.coarse);
+        fill(&mut outputs.refined, extras.refined, self.refined);
+        outputs.entropy.clear();
+        outputs.entropy_size = Size::default();
+        if let Some(entropy) = self.entropy.filter(|_| extras.entropy) {
+            outputs.entropy_size = self.entropy_size;
+            outputs.entropy.extend_from_slice(entropy.as_slice());
         }
     }
 }

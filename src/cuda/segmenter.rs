@@ -4,6 +4,9 @@
 
 use std::ffi::c_void;
 
+use crate::pipeline::StageError;
+use crate::types::{FrameError, Stage};
+
 /// Address in device memory, the driver's `CUdeviceptr`.
 pub type DeviceAddress = u64;
 
@@ -64,6 +67,16 @@ pub enum SegmentError {
     /// The device is gone.
     #[error("{0}")]
     Device(String),
+}
+
+impl SegmentError {
+    /// A frame that a network refuses is an outcome, a lost device is not.
+    pub(super) fn in_stage(self, stage: Stage) -> StageError {
+        match self {
+            Self::Frame(why) => FrameError::Segmenter { why }.into(),
+            Self::Device(why) => StageError::DeviceLost { stage: stage.name(), why },
+        }
+    }
 }
 
 /// A loaded dense network, shared by all slots. It gives every slot a [`DeviceSegmenter`] of its own.

@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, sys};
+use cudarc::driver::CudaStream;
 
 use super::axis::{Lattice, taps};
 use super::device::Device;
-use super::error::{CudaError, During};
+use super::error::CudaError;
 use super::front::{BINS, COUNTERS, CoarseTables, LatticeBuffers, LogitsAt, TIES_BLOCK};
 use super::graph::GraphState;
+use super::image::CameraImage;
 use super::launch::Launcher;
 use super::levels::LevelBuffers;
 use super::memory::{Allocator, Buffer, Pinned};
 use super::network::{FeatureBuffers, NetworkBuffers};
 use super::precision::Precision;
 use super::segmenter::{DeviceSegmenter, DeviceTensor, Element};
+use super::timeline::Timeline;
 use super::triangle::Triangle;
 use super::weights::Uploader;
 use crate::bundle::manifest::{Resize, Upsample};
 use crate::plan::{Geometry, Plan};
-use crate::types::{Frame, FrameReport, Size, Stage};
+use crate::types::{FrameReport, Size};
 
 /// What a slot's memory depends on.
 pub(super) struct SlotSpec<'a> {
@@ -40,18 +42,11 @@ impl SlotSpec<'_> {
         let [_, _, height, width] = self.output.shape;
         Size::new(width as u32, height as u32)
     }
-
-    /// Most bytes a camera image has: four a pixel.
-    fn image_bytes(&self) -> usize {
-        4 * self.camera.pixels()
-    }
 }
 
 /// Memory of a slot, on the device and beside it.
 pub(super) struct SlotBuffers {
-    pub(super) pinned_image: Pinned<u8>,
-    pub(super) image: Buffer<u8>,
-    pub(super) rgb: Buffer<u8>,
+    pub(super) image: CameraImage,
     pub(super) input: Buffer<u8>,
     pub(super) output: Buffer<u8>,
     /// Logits on the selection grid, where the engine's output is not that already.
@@ -143,9 +138,7 @@ impl SlotBuffers {
         let wanted = |wanted: bool, len: usize| if wanted { len } else { 0 };
         let logits = classes * logit_size.pixels();
         Ok(Self {
-            pinned_image: allocator.pinned(spec.image_bytes(), true)?,
-            image: allocator.buffer("camera image", spec.image_bytes())?,
-            rgb: allocator.buffer("camera image", camera.pixels() * 3)?,
+            image: CameraImage::new(allocator, *camera)?,
             input: allocator.buffer("segmenter input and logits", input.bytes())?,
             output: allocator.buffer("segmenter input and logits", output.bytes())?,
             grid_logits: allocator
@@ -171,16 +164,6 @@ impl SlotBuffers {
             pinned_labels: allocator.pinned(camera.pixels(), false)?,
             extra: allocator.buffer("labels", camera.pixels())?,
         })
-    }
-
-    /// Copies the rows of a camera image, without their padding, to where the device fetches them.
-    pub(super) fn fill_image(&mut self, frame: &Frame<'_>) {
-        let row = frame.format.row_bytes(frame.size.width);
-        let rows = frame.format.rows(frame.size.height);
-        let image = self.pinned_image.as_mut_slice();
-        for (to, from) in image.chunks_exact_mut(row).zip(frame.data.chunks(frame.step)).take(rows) {
-            to.copy_from_slice(&from[..row]);
-        }
     }
 
     /// The logits that selection and gate read.
@@ -212,11 +195,7 @@ pub struct CudaSlot {
     pub(super) pinned_entropy: Option<Pinned<f32>>,
     pub(super) segmenter: Box<dyn DeviceSegmenter>,
     pub(super) geometry: Geometry,
-    /// When the frame began, and when each stage was done.
-    pub(super) begin: CudaEvent,
-    pub(super) done: Vec<CudaEvent>,
-    /// Which stages of this frame have recorded their event.
-    pub(super) recorded: Vec<Stage>,
+    pub(super) timeline: Timeline,
     /// Whether work was enqueued that nobody has waited for.
     pub(super) in_flight: bool,
     pub(super) graph: GraphState,
@@ -234,8 +213,6 @@ impl CudaSlot {
         segmenter: Box<dyn DeviceSegmenter>,
         geometry: Geometry,
     ) -> Result<Self, CudaError> {
-        let event =
-            || device.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).during("an event");
         Ok(Self {
             buffers,
             pinned_coarse: None,
@@ -243,9 +220,7 @@ impl CudaSlot {
             pinned_entropy: None,
             segmenter,
             geometry,
-            begin: event()?,
-            done: Stage::ALL.iter().map(|_| event()).collect::<Result<_, _>>()?,
-            recorded: Vec::with_capacity(Stage::ALL.len()),
+            timeline: Timeline::new(device)?,
             in_flight: false,
             graph: GraphState::default(),
             replayed: false,
@@ -257,24 +232,5 @@ impl CudaSlot {
     /// Whether the last frame's selection, refinement and fusion were one launch of the slot's graph.
     pub fn replayed(&self) -> bool {
         self.replayed
-    }
-
-    /// Marks the end of a stage on the stream.
-    pub(super) fn record(&mut self, stage: Stage) -> Result<(), CudaError> {
-        self.done[stage as usize].record(&self.stream).during("recording an event")?;
-        self.recorded.push(stage);
-        Ok(())
-    }
-
-    /// Adds what each recorded stage took. The stream must have been waited for.
-    pub(super) fn read_times(&mut self) -> Result<(), CudaError> {
-        let mut before = &self.begin;
-        for &stage in &self.recorded {
-            let event = &self.done[stage as usize];
-            let ms = before.elapsed_ms(event).during("reading an event")?;
-            self.report.stages.add(stage, f64::from(ms));
-            before = event;
-        }
-        Ok(())
     }
 }

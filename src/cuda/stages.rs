@@ -6,27 +6,13 @@ use super::front::{CoarseTables, LogitsAt};
 use super::launch::Launcher;
 use super::memory::Buffer;
 use super::network::{NetworkBuffers, Scene};
-use super::segmenter::{Element, SegmentError};
+use super::segmenter::Element;
 use super::slot::{CudaSlot, SlotBuffers};
 use crate::bundle::refiner::{Bound, Features};
 use crate::pipeline::StageError;
-use crate::types::{Frame, FrameError, Size, Stage};
+use crate::types::{Size, Stage};
 
 impl CudaBackend {
-    /// The camera image, whose bytes lie in the slot's page-locked memory.
-    pub(super) fn enqueue_upload(
-        &self,
-        launcher: &Launcher<'_>,
-        slot: &mut CudaSlot,
-        frame: &Frame<'_>,
-    ) -> Result<(), CudaError> {
-        let row = frame.format.row_bytes(frame.size.width);
-        let buffers = &mut slot.buffers;
-        let bytes = row * frame.format.rows(frame.size.height);
-        launcher.upload(&buffers.pinned_image, &mut buffers.image, bytes)?;
-        launcher.to_rgb8(&buffers.image, &mut buffers.rgb, frame.size, row, frame.format)
-    }
-
     /// A stage that depends on nothing but what is on the device.
     pub(super) fn enqueue(
         &self,
@@ -45,12 +31,14 @@ impl CudaBackend {
     }
 
     fn enqueue_resize(&self, launcher: &Launcher<'_>, slot: &mut CudaSlot) -> Result<(), CudaError> {
-        let SlotBuffers { rgb, input, triangle, .. } = &mut slot.buffers;
+        let SlotBuffers { image, input, triangle, .. } = &mut slot.buffers;
         let (geometry, tensor, normalisation) =
             (&slot.geometry, self.engine.input(), &self.segmenter_normalisation);
         match triangle {
-            Some(triangle) => launcher.bilinear_resize(rgb, input, tensor, geometry, normalisation, triangle),
-            None => launcher.area_resize(rgb, input, tensor, geometry, normalisation),
+            Some(triangle) => {
+                launcher.bilinear_resize(&image.rgb, input, tensor, geometry, normalisation, triangle)
+            }
+            None => launcher.area_resize(&image.rgb, input, tensor, geometry, normalisation),
         }
     }
 
@@ -62,10 +50,7 @@ impl CudaBackend {
         let stream = slot.stream.cu_stream().cast();
         // SAFETY: the slot's buffers are as long as the engine's tensors and live as long as the slot, whose stream this is.
         let enqueued = unsafe { slot.segmenter.enqueue(input, output, stream) };
-        enqueued.map_err(|error| match error {
-            SegmentError::Frame(why) => FrameError::Segmenter { why }.into(),
-            SegmentError::Device(why) => StageError::DeviceLost { stage: Stage::Segment.name(), why },
-        })
+        enqueued.map_err(|error| error.in_stage(Stage::Segment))
     }
 
     /// The engine's logits as floats on the selection grid.
@@ -108,7 +93,7 @@ impl CudaBackend {
     ) -> Result<(), CudaError> {
         let logits = slot.buffers.logits();
         let buffers = &mut slot.buffers;
-        let scene = refinement.scene(&buffers.rgb, &buffers.tables, logits);
+        let scene = refinement.scene(&buffers.image.rgb, &buffers.tables, logits);
         let features = buffers.features.as_ref().expect("a refiner has feature rows");
         launcher.gate_fuse(
             &refinement.network.gate,
@@ -141,7 +126,7 @@ impl Refinement {
         let active = self.plan.bound == Bound::Active;
         let (sums, counters) = (&mut buffers.block_sums, &mut buffers.counters);
         launcher.build_levels(&mut buffers.levels, active, sums, counters)?;
-        let scene = self.scene(&buffers.rgb, &buffers.tables, logits);
+        let scene = self.scene(&buffers.image.rgb, &buffers.tables, logits);
         let features = buffers.features.as_mut().expect("a refiner has feature rows");
         match features {
             NetworkBuffers::Single(rows) => {

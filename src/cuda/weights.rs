@@ -1,11 +1,15 @@
 //! The refiner's weights as the kernels want them, uploaded once.
 
 use super::error::CudaError;
+use super::front::DeviceNormalisation;
 use super::half::half_bits;
 use super::launch::Launcher;
 use super::memory::{Allocator, Buffer, Number};
 use super::precision::Precision;
+use crate::bundle::manifest::ChannelOrder;
 use crate::bundle::refiner::{BatchNorm, HIDDEN, Kernel, Linear, RefinerWeights, Residual, Strided};
+use crate::plan::{Normalisation, Plan};
+use crate::types::UNLABELLED;
 
 /// Output channels of one thread, `GROUP` of `network.cu`.
 pub(super) const GROUP: usize = 8;
@@ -37,6 +41,23 @@ impl Uploader<'_> {
             launcher.upload_now(values, &mut buffer)?;
         }
         Ok(buffer)
+    }
+
+    /// Mean and deviation of a network's input.
+    pub(super) fn normalisation(&mut self, of: &Normalisation) -> Result<DeviceNormalisation, CudaError> {
+        let values: Vec<f32> = of.mean.iter().chain(&of.std).copied().collect();
+        Ok(DeviceNormalisation {
+            values: self.put("tables", &values)?,
+            reversed: of.order == ChannelOrder::Bgr,
+        })
+    }
+
+    /// The label of each class of a plan; unlabelled beyond them.
+    pub(super) fn label_of_channel(&mut self, plan: &Plan) -> Result<Buffer<u8>, CudaError> {
+        let mut label_of_channel = [UNLABELLED; 256];
+        let labels = plan.label_of_channel();
+        label_of_channel[..labels.len()].copy_from_slice(&labels);
+        self.put("tables", &label_of_channel)
     }
 }
 

@@ -7,21 +7,22 @@ use std::time::Instant;
 use super::engine::{Column, HostColumn, Tensor};
 use super::launch::{Batch, RECORD, record};
 use super::slot::{CudaTileSlot, TileBuffers, TileSpec, put};
-use super::timeline::until_done;
-use crate::cuda::backend::{DEADLINE, device_normalisation, largest, lost};
+use crate::cuda::backend::{DEADLINE, lost};
 use crate::cuda::device::Device;
 use crate::cuda::error::{CudaError, During};
 use crate::cuda::front::DeviceNormalisation;
 use crate::cuda::launch::Launcher;
-use crate::cuda::memory::{Allocator, Buffer};
+use crate::cuda::memory::{Allocator, Buffer, Pinned};
+use crate::cuda::outputs::Downloaded;
 use crate::cuda::precision::Precision;
 use crate::cuda::segmenter::{DeviceTensor, Element, SegmentError};
+use crate::cuda::timeline::until_done;
 use crate::cuda::weights::Uploader;
 use crate::onnx::Network;
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 use crate::plan::{ColumnsPlan, Plan};
 use crate::tiles::{Layout, Networks, launches, map_shape};
-use crate::types::{Frame, FrameError, FrameReport, Size, Stage, UNLABELLED};
+use crate::types::{Frame, FrameReport, Size, Stage};
 
 /// Networks and tables; frames live in slots.
 pub struct CudaTileBackend {
@@ -56,12 +57,10 @@ impl From<SegmentError> for Refusal {
 }
 
 impl Refusal {
-    /// A frame that a network refuses is an outcome, a lost device is not.
     fn in_stage(self, stage: Stage) -> StageError {
         match self {
             Self::Device(error) => lost(stage.name())(error),
-            Self::Network(SegmentError::Frame(why)) => FrameError::Segmenter { why }.into(),
-            Self::Network(SegmentError::Device(why)) => StageError::DeviceLost { stage: stage.name(), why },
+            Self::Network(error) => error.in_stage(stage),
         }
     }
 }
@@ -81,12 +80,9 @@ impl CudaTileBackend {
         let launcher = Launcher { device: &device, stream: &stream };
         let mut uploader =
             Uploader { allocator: &mut allocator, launcher: Some(&launcher), precision: Precision::Single };
-        let mut label_of_channel = [UNLABELLED; 256];
-        let labels = plan.label_of_channel();
-        label_of_channel[..labels.len()].copy_from_slice(&labels);
         Ok(Self {
-            normalisation: device_normalisation(&mut uploader, &plan.segmenter.normalisation)?,
-            label_of_channel: uploader.put("tables", &label_of_channel)?,
+            normalisation: uploader.normalisation(&plan.segmenter.normalisation)?,
+            label_of_channel: uploader.label_of_channel(&plan)?,
             coarse: Arc::new(coarse),
             fine: fine.map(Arc::new),
             threshold: AtomicU32::new(plan.alpha.to_bits()),
@@ -118,15 +114,7 @@ impl CudaTileBackend {
     fn make_slot(&self, spec: &TileSpec<'_>) -> Result<CudaTileSlot, CudaError> {
         let mut dry = Allocator::dry();
         TileBuffers::new(&mut dry, None, spec)?;
-        let (free, _) = self.device.memory()?;
-        if dry.device_bytes() > free {
-            return Err(CudaError::TooLittleMemory {
-                free: (free >> 20) as u64,
-                needed: dry.device_bytes().div_ceil(1 << 20) as u64,
-                camera: spec.layout.camera.to_string(),
-                largest: largest(&dry),
-            });
-        }
+        self.device.ensure_fits(&dry, 0, spec.layout.camera)?;
         let stream = self.device.context.new_stream().during("a stream")?;
         let launcher = Launcher { device: &self.device, stream: &stream };
         let mut allocator = Allocator::new(&self.device.context);
@@ -215,9 +203,9 @@ impl CudaTileBackend {
         let channels = self.plan.segmenter.tensors.channels;
         let whole = window == layout.canvas;
         let buffers = &mut slot.buffers;
-        let TileBuffers { rgb, tiles, windows, window_features, window_scores, fine_scores, .. } = buffers;
+        let TileBuffers { image, tiles, windows, window_features, window_scores, fine_scores, .. } = buffers;
         let batch = Batch { tiles, first, count, size, window };
-        launcher.gather_windows(rgb, layout.camera, &batch, &self.normalisation, windows)?;
+        launcher.gather_windows(&image.rgb, layout.camera, &batch, &self.normalisation, windows)?;
         let mut inputs = vec![Tensor { shape: map_shape(size, 3, window), address: windows.address() }];
         if features > 0 {
             launcher.gather_features(&buffers.features, features, &layout, &batch, window_features)?;
@@ -287,36 +275,23 @@ impl Backend for CudaTileBackend {
             let stream = slot.stream.clone();
             slot.timeline.drain(&stream, DEADLINE).map_err(lost("upload"))?;
         }
-        slot.report = FrameReport {
-            camera: frame.camera,
-            stamp: frame.stamp,
-            size: frame.size,
-            mode: self.plan.mode,
-            ..FrameReport::default()
-        };
+        slot.report = FrameReport::of(frame, self.plan.mode);
         let start = Instant::now();
-        let row = frame.format.row_bytes(frame.size.width);
-        let rows = frame.format.rows(frame.size.height);
-        let image = slot.buffers.pinned_image.as_mut_slice();
-        for (to, from) in image.chunks_exact_mut(row).zip(frame.data.chunks(frame.step)).take(rows) {
-            to.copy_from_slice(&from[..row]);
-        }
+        slot.buffers.image.fill(frame);
         slot.report.stages.add(Stage::Upload, start.elapsed().as_secs_f64() * 1e3);
         self.stage(slot, Stage::Upload, |launcher, slot| {
             slot.timeline.begin(launcher.stream)?;
-            let buffers = &mut slot.buffers;
-            launcher.upload(&buffers.pinned_image, &mut buffers.image, row * rows)?;
-            Ok(launcher.to_rgb8(&buffers.image, &mut buffers.rgb, frame.size, row, frame.format)?)
+            Ok(slot.buffers.image.enqueue(launcher, frame)?)
         })
     }
 
     fn segment(&self, slot: &mut CudaTileSlot) -> Result<(), StageError> {
         let geometry = slot.geometry;
         self.stage(slot, Stage::Preprocess, |launcher, slot| {
-            let TileBuffers { rgb, input, .. } = &mut slot.buffers;
+            let TileBuffers { image, input, .. } = &mut slot.buffers;
             let shape = map_shape(1, 3, geometry.grid);
             let tensor = DeviceTensor { shape, element: Element::F32 };
-            Ok(launcher.area_resize(rgb, input, tensor, &geometry, &self.normalisation)?)
+            Ok(launcher.area_resize(&image.rgb, input, tensor, &geometry, &self.normalisation)?)
         })?;
         self.stage(slot, Stage::Segment, |launcher, slot| Ok(self.run_coarse(launcher, slot)?))
     }
@@ -377,10 +352,7 @@ impl Backend for CudaTileBackend {
                 let TileBuffers { scores, taps, extra, .. } = &mut slot.buffers;
                 let of = &self.label_of_channel;
                 launcher.label_pixels(scores, self.classes(), &slot.layout, taps, of, extra)?;
-                if slot.pinned_coarse.is_none() {
-                    slot.pinned_coarse = Some(Allocator::new(&self.device.context).pinned(pixels, false)?);
-                }
-                let pinned = slot.pinned_coarse.as_mut().expect("filled above");
+                let pinned = Pinned::on_demand(&mut slot.pinned_coarse, &self.device.context, pixels)?;
                 launcher.download(extra, pinned, pixels)?;
             }
             Ok(())
@@ -388,33 +360,19 @@ impl Backend for CudaTileBackend {
         slot.timeline.wait(DEADLINE).map_err(lost("download"))?;
         slot.in_flight = false;
         slot.report.non_finite_cells = slot.buffers.pinned_tainted.as_slice()[0];
-        hand_out(slot, extras, outputs);
+        let downloaded = Downloaded {
+            camera: slot.layout.camera,
+            labels: &slot.buffers.pinned_labels,
+            coarse: slot.pinned_coarse.as_ref(),
+            refined: None,
+            entropy: Some(&slot.buffers.pinned_weights),
+            entropy_size: slot.layout.cells,
+        };
+        downloaded.hand_out(extras, outputs);
+        if extras.refined {
+            slot.selection.draw(&slot.layout, &mut outputs.refined.data);
+        }
         slot.timeline.add_times(&mut slot.report).map_err(lost("download"))?;
         Ok(slot.report.clone())
-    }
-}
-
-/// Copies what the device wrote into the caller's buffers. The slot has been waited for.
-fn hand_out(slot: &CudaTileSlot, extras: Extras, outputs: &mut FrameOutputs) {
-    let size = slot.layout.camera;
-    outputs.labels.size = size;
-    outputs.labels.data.clear();
-    outputs.labels.data.extend_from_slice(slot.buffers.pinned_labels.as_slice());
-    outputs.coarse.size = if extras.coarse { size } else { Size::default() };
-    outputs.coarse.data.clear();
-    if let Some(coarse) = slot.pinned_coarse.as_ref().filter(|_| extras.coarse) {
-        outputs.coarse.data.extend_from_slice(coarse.as_slice());
-    }
-    outputs.refined.size = if extras.refined { size } else { Size::default() };
-    outputs.refined.data.clear();
-    outputs.refined.data.resize(outputs.refined.size.pixels(), 0);
-    if extras.refined {
-        slot.selection.draw(&slot.layout, &mut outputs.refined.data);
-    }
-    outputs.entropy.clear();
-    outputs.entropy_size = Size::default();
-    if extras.entropy {
-        outputs.entropy_size = slot.layout.cells;
-        outputs.entropy.extend_from_slice(slot.buffers.pinned_weights.as_slice());
     }
 }

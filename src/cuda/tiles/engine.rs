@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, DriverError, result, sys};
 
-use super::timeline::{new_event, until_done};
 use crate::cuda::device::Device;
 use crate::cuda::error::CudaError;
 use crate::cuda::memory::{Allocator, Pinned};
 use crate::cuda::segmenter::{DeviceAddress, SegmentError, StreamHandle};
+use crate::cuda::timeline::{new_event, until_done};
 use crate::onnx::{Input, Network};
 
 /// A dense tensor of 32-bit floats.

@@ -9,7 +9,6 @@ mod engine;
 mod footprint;
 mod launch;
 mod slot;
-mod timeline;
 
 pub use backend::CudaTileBackend;
 pub(super) use footprint::footprint;

@@ -6,12 +6,15 @@ use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::engine::{Column, Staging};
 use super::launch::RECORD;
-use super::timeline::{Timeline, new_event};
 use crate::cuda::axis::taps;
 use crate::cuda::device::Device;
 use crate::cuda::error::CudaError;
+use crate::cuda::image::CameraImage;
 use crate::cuda::launch::Launcher;
 use crate::cuda::memory::{Allocator, Buffer, Number, Pinned};
+use crate::cuda::precision::Precision;
+use crate::cuda::timeline::{Timeline, new_event};
+use crate::cuda::weights::Uploader;
 use crate::plan::{Geometry, Plan};
 use crate::tiles::{Layout, TileSelection, launches};
 use crate::types::{FrameError, FrameReport, Size};
@@ -100,9 +103,7 @@ impl<'a> TileSpec<'a> {
 
 /// Memory of a slot, on the device and beside it.
 pub(super) struct TileBuffers {
-    pub(super) pinned_image: Pinned<u8>,
-    pub(super) image: Buffer<u8>,
-    pub(super) rgb: Buffer<u8>,
+    pub(super) image: CameraImage,
     pub(super) input: Buffer<u8>,
     /// The coarse column's scores, weights and features.
     pub(super) coarse_scores: Buffer<f32>,
@@ -143,13 +144,8 @@ impl TileBuffers {
         let Layout { camera, canvas, cells, positions, .. } = spec.layout;
         let (classes, channels, features) = (spec.classes(), spec.channels(), spec.feature_channels());
         let work = spec.work();
-        let mut table = |values: Vec<u32>| {
-            let mut buffer = allocator.buffer("tables", values.len())?;
-            if let Some(launcher) = launcher {
-                launcher.upload_now(&values, &mut buffer)?;
-            }
-            Ok::<_, CudaError>(buffer)
-        };
+        let mut uploader = Uploader { allocator, launcher, precision: Precision::Single };
+        let mut table = |values: Vec<u32>| uploader.put("tables", &values);
         let stretch = [
             table(taps(positions.height, positions.height, cells.height))?,
             table(taps(positions.width, positions.width, cells.width))?,
@@ -158,13 +154,10 @@ impl TileBuffers {
             table(taps(camera.height, canvas.height, positions.height))?,
             table(taps(camera.width, canvas.width, positions.width))?,
         ];
-        let image_bytes = 4 * camera.pixels();
         let input = spec.plan.segmenter.tensors.size.pixels() * 3 * size_of::<f32>();
         let refined = |len: usize| if work.tiles > 0 { len } else { 0 };
         Ok(Self {
-            pinned_image: allocator.pinned(image_bytes, true)?,
-            image: allocator.buffer("camera image", image_bytes)?,
-            rgb: allocator.buffer("camera image", camera.pixels() * 3)?,
+            image: CameraImage::new(allocator, camera)?,
             input: allocator.buffer("coarse column", input)?,
             coarse_scores: allocator.buffer("coarse column", channels * cells.pixels())?,
             weights: allocator.buffer("coarse column", cells.pixels())?,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaEvent, CudaStream, sys};
 
-use crate::cuda::device::Device;
-use crate::cuda::error::{CudaError, During};
+use super::device::Device;
+use super::error::{CudaError, During};
 use crate::types::{FrameReport, Stage};
 
 /// Waits for an event, in short sleeps; a kernel that hangs becomes an error.
@@ -63,16 +63,26 @@ impl Timeline {
         Ok(())
     }
 
+    /// Stages whose events a graph records were launched.
+    pub(super) fn launched(&mut self, stages: &[Stage]) {
+        self.recorded.extend_from_slice(stages);
+    }
+
+    /// What a stage records at its end.
+    pub(super) fn done(&self, stage: Stage) -> &CudaEvent {
+        &self.done[stage as usize]
+    }
+
     /// Waits for the last stage.
     pub(super) fn wait(&self, deadline: Duration) -> Result<(), CudaError> {
-        self.recorded.last().map_or(Ok(()), |&last| until_done(&self.done[last as usize], deadline))
+        self.recorded.last().map_or(Ok(()), |&last| until_done(self.done(last), deadline))
     }
 
     /// Adds what each stage took, the host's part included. The stream must have been waited for.
     pub(super) fn add_times(&self, report: &mut FrameReport) -> Result<(), CudaError> {
         let mut before = &self.begin;
         for &stage in &self.recorded {
-            let event = &self.done[stage as usize];
+            let event = self.done(stage);
             let ms = before.elapsed_ms(event).during("reading an event")?;
             report.stages.add(stage, f64::from(ms));
             before = event;
