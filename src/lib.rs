@@ -28,3 +28,7 @@ pub mod synth;
 pub mod tensorrt;
 pub mod tiles;
 pub mod types;
+
+// Fixtures that unit tests share with `tests/` name the crate as those do.
+#[cfg(test)]
+extern crate self as sparse_refine;

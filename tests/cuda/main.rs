@@ -32,13 +32,16 @@ pub(crate) fn frame<'a>(size: Size, format: PixelFormat, step: usize, data: &'a 
     frame
 }
 
+/// What came of a frame.
+pub(crate) type Ran = (FrameReport, FrameOutputs);
+
 pub(crate) fn labelled<B: Backend>(
     backend: &B,
     slot: &mut B::Slot,
     frame: &Frame<'_>,
     mode: Mode,
     budget: u32,
-) -> (FrameReport, FrameOutputs) {
+) -> Ran {
     let mut outputs = FrameOutputs::default();
     process(backend, slot, frame, mode, PixelBudget(budget)).unwrap();
     let report = backend.finish(slot, ALL_EXTRAS, &mut outputs).unwrap();
@@ -46,11 +49,7 @@ pub(crate) fn labelled<B: Backend>(
 }
 
 /// Everything but the labels of refined pixels is the CPU's to the bit. Returns how many of those differ.
-pub(crate) fn different_labels(
-    name: &str,
-    cpu: &(FrameReport, FrameOutputs),
-    cuda: &(FrameReport, FrameOutputs),
-) -> usize {
+pub(crate) fn different_labels(name: &str, cpu: &Ran, cuda: &Ran) -> usize {
     let counts = |report: &FrameReport| {
         let FrameReport { pixels_selected, pixels_refined, pixels_dropped, non_finite_cells, sites, .. } =
             *report;
@@ -72,7 +71,7 @@ pub(crate) fn different_labels(
 
 /// In 32 bits: refined labels come out of sums in another order. Where they differ the CPU itself must have been undecided,
 /// which a handful in ten thousand are.
-pub(crate) fn assert_same(name: &str, cpu: &(FrameReport, FrameOutputs), cuda: &(FrameReport, FrameOutputs)) {
+pub(crate) fn assert_same(name: &str, cpu: &Ran, cuda: &Ran) {
     let different = different_labels(name, cpu, cuda);
     let allowed = cpu.0.pixels_refined as usize / 2000;
     assert!(different <= allowed, "{name}: {different} of {} refined labels differ", cpu.0.pixels_refined);

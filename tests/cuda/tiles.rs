@@ -2,201 +2,51 @@
 
 use std::process::{Command, Output};
 
-use rten_onnx::onnx::{DataType, GraphProto, ModelProto};
-use sparse_refine::bundle::manifest::{ChannelOrder, Fit, Resize, Upsample};
+use sparse_refine::bundle::manifest::ChannelOrder;
 use sparse_refine::bundle::sparsity::Configuration;
-use sparse_refine::config::OnnxEngine;
 use sparse_refine::cpu::tiles::TileBackend;
 use sparse_refine::cuda::{CudaTileBackend, Footprint, Precision};
-use sparse_refine::pipeline::{Backend, FrameOutputs, PixelBudget, process};
-use sparse_refine::plan::{ColumnsPlan, FinePlan, Normalisation, Plan, SegmenterPlan, TensorSpec};
+use sparse_refine::pipeline::{Backend, FrameOutputs, PixelBudget};
+use sparse_refine::plan::Plan;
 use sparse_refine::tiles::Layout;
-use sparse_refine::types::{ClassInfo, Frame, FrameReport, Mode, PixelFormat, Size};
+use sparse_refine::types::{Frame, Mode, PixelFormat, Size};
 use tempfile::TempDir;
 
 use crate::cases::Noise;
 use crate::faults::emulated;
 use crate::support::columns::write_columns;
-use crate::support::fixtures::{integers, model, node, text, value, weights};
+use crate::support::fixtures::columns::{CLASSES, Columns, Kernels};
 use crate::support::recording::write_good_bag;
-use crate::{ALL_EXTRAS, frame, repository};
-
-/// Classes, and maps of scores: one more, which nobody reads.
-const CLASSES: usize = 3;
-const CHANNELS: i64 = 4;
-const FEATURES: i64 = 2;
-/// The coarse column's input; at a camera of twice that its cells have 16 pixels.
-const REDUCED: Size = Size::new(80, 48);
-
-/// Numbers in `-spread..spread`, the same in every run.
-fn random(seed: u32, count: i64, spread: f32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((state >> 8) as f32 / 8_388_608.0 - 1.0) * spread
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn coarse(seed: u32, score_scale: f32) -> ModelProto {
-    let conv = |kernel, output| {
-        let stride = [integers("kernel_shape", &[8, 8]), integers("strides", &[8, 8])];
-        node("Conv", &["image", kernel], &[output], stride.to_vec())
-    };
-    let kernel = |name, maps: i64, turn, spread| {
-        weights(name, &[maps, 3, 8, 8], &random(seed * 10 + turn, maps * 192, spread))
-    };
-    let output = |name, channels| value(name, DataType::FLOAT, Some(&[1, channels, 6, 10]));
-    model(GraphProto {
-        node: vec![
-            conv("ks", "scores"),
-            conv("kw", "logit"),
-            node("Sigmoid", &["logit"], &["weights"], vec![]),
-            conv("kf", "features"),
-        ],
-        initializer: vec![
-            kernel("ks", CHANNELS, 1, score_scale),
-            kernel("kw", 1, 2, 0.12),
-            kernel("kf", FEATURES, 3, 0.1),
-        ],
-        input: vec![value("image", DataType::FLOAT, Some(&[1, 3, 48, 80]))],
-        output: vec![output("features", FEATURES), output("scores", CHANNELS), output("weights", 1)],
-        ..GraphProto::default()
-    })
-}
+use crate::{ALL_EXTRAS, Ran, different_labels, frame, labelled, repository};
 
 /// Taps of the fine column's first convolution lie so far from its centre that a window's outermost scores are another
 /// network's: labels turn where a tile's scores are not its own.
 const REACH: i64 = 6;
 
-/// A padded 3x3 convolution, whose border shows where a window ends, then blocks of 8x8.
-fn fine(seed: u32, cross_column: bool) -> ModelProto {
-    let conv = |size: i64, stride: i64, reach: i64, inputs: [&str; 2], output| {
-        let shape = [integers("kernel_shape", &[size, size]), integers("strides", &[stride, stride])];
-        let border = [integers("pads", &[reach; 4]), integers("dilations", &[reach.max(1); 2])];
-        node("Conv", &inputs, &[output], shape.into_iter().chain(border).collect())
-    };
-    let kernel = |name, shape: [i64; 4], turn, spread| {
-        weights(name, &shape, &random(seed * 10 + turn, shape.iter().product(), spread))
-    };
-    let mut nodes = vec![
-        conv(3, 1, REACH, ["image", "k1"], "a"),
-        node("Relu", &["a"], &["b"], vec![]),
-        conv(8, 8, 0, ["b", "k2"], if cross_column { "own" } else { "scores" }),
-    ];
-    let mut initializer = vec![kernel("k1", [2, 3, 3, 3], 4, 0.5), kernel("k2", [CHANNELS, 2, 8, 8], 5, 0.1)];
-    let mut input = vec![value("image", DataType::FLOAT, Some(&[0, 3, 0, 0]))];
-    if cross_column {
-        let nearest = vec![
-            text("mode", "nearest"),
-            text("coordinate_transformation_mode", "asymmetric"),
-            text("nearest_mode", "floor"),
-        ];
-        nodes.push(conv(1, 1, 0, ["features", "kx"], "crossed"));
-        nodes.push(node("Resize", &["crossed", "", "scales"], &["up"], nearest));
-        nodes.push(node("Add", &["own", "up"], &["scores"], vec![]));
-        initializer.push(kernel("kx", [CHANNELS, FEATURES, 1, 1], 6, 1.0));
-        initializer.push(weights("scales", &[4], &[1.0, 1.0, 2.0, 2.0]));
-        input.push(value("features", DataType::FLOAT, Some(&[0, FEATURES, 0, 0])));
-    }
-    let output = vec![value("scores", DataType::FLOAT, None)];
-    model(GraphProto { node: nodes, initializer, input, output, ..GraphProto::default() })
-}
+const SCTF: Columns = Columns { configuration: Configuration::Sctf, tile: 32, halo: 16, mode: Mode::Refined };
 
-/// What a plan is made of, beside its networks.
-#[derive(Clone, Copy)]
-struct Columns {
-    configuration: Configuration,
-    tile: u32,
-    halo: u32,
-    mode: Mode,
-    /// Of the coarse column's scores; infinite, and none is finite.
-    score_scale: f32,
+/// Random networks, the same in every run; one map of scores is no class's.
+fn kernels(seed: u32) -> Kernels {
+    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    let mut kernels = Kernels::new(CLASSES + 1, |len, spread| (0..len).map(|_| next() * spread).collect());
+    kernels.reach = REACH;
+    kernels
 }
-
-const SCTF: Columns = Columns {
-    configuration: Configuration::Sctf,
-    tile: 32,
-    halo: 16,
-    mode: Mode::Refined,
-    score_scale: 0.05,
-};
 
 /// A plan of random networks, in a folder that goes with it.
 fn plan(seed: u32, columns: Columns) -> (Plan, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, model: &ModelProto| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, model.write_buf().unwrap()).unwrap();
-        path
-    };
-    let Columns { configuration, tile, halo, mode, score_scale } = columns;
-    let cross_column = configuration == Configuration::Isctf;
-    let class = |label: u8| ClassInfo { name: label.to_string(), colour: [0; 3], label };
+    let (mut plan, folder) = columns.plan(&kernels(seed));
     let order = if seed.is_multiple_of(2) { ChannelOrder::Rgb } else { ChannelOrder::Bgr };
-    let plan = Plan {
-        mode,
-        classes: [5, 0, 9].map(class).to_vec(),
-        segmenter: SegmenterPlan {
-            path: write("coarse.onnx", &coarse(seed, score_scale)),
-            engine: OnnxEngine::Rten,
-            tensors: TensorSpec {
-                input: None,
-                output: Some("scores".into()),
-                size: REDUCED,
-                channels: CHANNELS as usize,
-                classes: CLASSES,
-                logit_stride: 8,
-            },
-            fit: Fit::Pad,
-            resize: Resize::Area,
-            normalisation: Normalisation { order, mean: [110.0, 120.0, 130.0], std: [50.0, 60.0, 70.0] },
-        },
-        refiner: None,
-        columns: Some(ColumnsPlan {
-            configuration,
-            weights: "weights".into(),
-            features: cross_column.then(|| ("features".to_owned(), FEATURES as usize)),
-            stride: 8,
-            fine: (mode == Mode::Refined).then(|| FinePlan {
-                path: write("fine.onnx", &fine(seed, cross_column)),
-                input: "image".into(),
-                output: "scores".into(),
-                size: Size::new(160, 96),
-                tile,
-                halo,
-                batch: vec![2, 4],
-            }),
-        }),
-        alpha: 0.5,
-        upsample: Upsample::Bilinear,
-        max_fraction: 1.0,
-        threads: 1,
-    };
+    plan.segmenter.normalisation.order = order;
     (plan, folder)
 }
 
-type Ran = (FrameReport, FrameOutputs);
-
-fn run<B: Backend>(backend: &B, slot: &mut B::Slot, frame: &Frame<'_>, mode: Mode, budget: u32) -> Ran {
-    let mut outputs = FrameOutputs::default();
-    process(backend, slot, frame, mode, PixelBudget(budget)).unwrap();
-    (backend.finish(slot, ALL_EXTRAS, &mut outputs).unwrap(), outputs)
-}
-
 fn assert_equal(name: &str, cpu: &Ran, cuda: &Ran) {
-    let counts = |report: &FrameReport| {
-        let FrameReport { pixels_selected, pixels_refined, pixels_dropped, non_finite_cells, sites, .. } =
-            *report;
-        (pixels_selected, pixels_refined, pixels_dropped, non_finite_cells, sites)
-    };
-    assert_eq!(counts(&cuda.0), counts(&cpu.0), "{name}: counts");
-    let bits = |outputs: &FrameOutputs| outputs.entropy.iter().map(|e| e.to_bits()).collect::<Vec<_>>();
-    assert_eq!(cuda.1.entropy_size, cpu.1.entropy_size, "{name}");
-    assert!(bits(&cuda.1) == bits(&cpu.1), "{name}: weights");
-    assert!(cuda.1.coarse == cpu.1.coarse, "{name}: coarse labels");
-    assert!(cuda.1.refined == cpu.1.refined, "{name}: which pixels were refined");
-    assert!(cuda.1.labels == cpu.1.labels, "{name}: labels");
+    assert_eq!(different_labels(name, cpu, cuda), 0, "{name}: labels");
 }
 
 #[test]
@@ -245,15 +95,15 @@ fn frames_of_every_configuration_equal_the_cpu() {
                 let data = noise.image(size, format, step);
                 let frame = frame(size, format, step, &data);
                 // The CPU says what the weights of this image are.
-                let (_, seen) = run(&cpu, &mut cpu_slot, &frame, plan.mode, pixels);
+                let (_, seen) = labelled(&cpu, &mut cpu_slot, &frame, plan.mode, pixels);
                 let mut sorted = seen.entropy.clone();
                 sorted.sort_by(f32::total_cmp);
                 let at = (rank * (sorted.len() - 1) as f64) as usize;
                 let threshold = if rank == 0.0 { -1.0 } else { sorted[at] };
                 cpu.set_alpha(threshold);
                 cuda.set_alpha(threshold);
-                let want = run(&cpu, &mut cpu_slot, &frame, plan.mode, budget);
-                let got = run(&cuda, &mut cuda_slot, &frame, plan.mode, budget);
+                let want = labelled(&cpu, &mut cpu_slot, &frame, plan.mode, budget);
+                let got = labelled(&cuda, &mut cuda_slot, &frame, plan.mode, budget);
                 assert_equal(
                     &format!("case {seed}, {size}, threshold {threshold}, budget {budget}"),
                     &want,
@@ -282,10 +132,12 @@ fn scores_and_weights_that_are_not_finite_equal_the_cpu() {
     let data = Noise(3).image(size, PixelFormat::Rgb8, 450);
     let frame = frame(size, PixelFormat::Rgb8, 450, &data);
     for (seed, score_scale) in [(1, f32::INFINITY), (2, 2e38)] {
-        let (plan, _folder) = plan(seed, Columns { score_scale, ..SCTF });
+        let mut kernels = kernels(seed);
+        kernels.scores.iter_mut().for_each(|score| *score = 20.0 * *score * score_scale);
+        let (plan, _folder) = SCTF.plan(&kernels);
         let (cpu, cuda) = (TileBackend::new(plan.clone()).unwrap(), CudaTileBackend::new(plan).unwrap());
-        let want = run(&cpu, &mut cpu.slot(size).unwrap(), &frame, Mode::Refined, u32::MAX);
-        let got = run(&cuda, &mut cuda.slot(size).unwrap(), &frame, Mode::Refined, u32::MAX);
+        let want = labelled(&cpu, &mut cpu.slot(size).unwrap(), &frame, Mode::Refined, u32::MAX);
+        let got = labelled(&cuda, &mut cuda.slot(size).unwrap(), &frame, Mode::Refined, u32::MAX);
         assert!(want.0.non_finite_cells > 0 && want.1.labels.data.contains(&255));
         assert_equal(&format!("scores of {score_scale}"), &want, &got);
     }
@@ -314,7 +166,7 @@ fn two_slots_in_flight_equal_the_cpu() {
         .iter()
         .enumerate()
         .map(|(index, frame)| {
-            run(&cpu, &mut cpu.slot(frame.size).unwrap(), frame, Mode::Refined, budget(index))
+            labelled(&cpu, &mut cpu.slot(frame.size).unwrap(), frame, Mode::Refined, budget(index))
         })
         .collect();
     assert!(want.iter().all(|ran| ran.0.pixels_refined > 0));
@@ -338,7 +190,7 @@ fn two_slots_in_flight_equal_the_cpu() {
             let (cuda, frames, want) = (&cuda, &frames, &want);
             scope.spawn(move || {
                 for index in (camera..6).step_by(2) {
-                    let got = run(cuda, slot, &frames[index], Mode::Refined, budget(index));
+                    let got = labelled(cuda, slot, &frames[index], Mode::Refined, budget(index));
                     assert_equal(&format!("frame {index} on a thread"), &want[index], &got);
                 }
             });
@@ -361,10 +213,10 @@ fn a_smaller_share_of_the_pixels_takes_less_memory_and_equals_the_cpu() {
     let data = Noise(9).image(size, PixelFormat::Rgb8, 450);
     let frame = frame(size, PixelFormat::Rgb8, 450, &data);
     let capacity = plan.capacity(size);
-    let want = run(&cpu, &mut cpu.slot(size).unwrap(), &frame, Mode::Refined, capacity);
+    let want = labelled(&cpu, &mut cpu.slot(size).unwrap(), &frame, Mode::Refined, capacity);
     assert!(want.0.pixels_dropped > 0 && want.0.pixels_refined > 0);
     for budget in [capacity, u32::MAX] {
-        let got = run(&cuda, &mut cuda.slot(size).unwrap(), &frame, Mode::Refined, budget);
+        let got = labelled(&cuda, &mut cuda.slot(size).unwrap(), &frame, Mode::Refined, budget);
         assert_equal(&format!("budget {budget}"), &want, &got);
     }
 }

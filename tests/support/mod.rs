@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "the functions that tests share may panic as tests do")]
 
 pub(crate) mod columns;
-#[path = "../../src/onnx/fixtures.rs"]
+#[path = "../../src/onnx/fixtures/mod.rs"]
 pub(crate) mod fixtures;
 pub(crate) mod recording;
 
