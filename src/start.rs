@@ -6,7 +6,7 @@ use crate::cpu::tiles::TileBackend;
 use crate::cuda::{self, CudaBackend, CudaTileBackend};
 use crate::pipeline::BackendError;
 use crate::plan::Plan;
-use crate::tensorrt::{built_for, cuda_backend};
+use crate::tensorrt::{built_for, cuda_backend, cuda_tile_backend};
 use crate::types::BackendFacts;
 
 /// A backend that is ready for frames. Each is its own type, so that nothing in the frame's path is dispatched at run
@@ -18,16 +18,13 @@ pub enum Started {
     Cuda(Box<CudaBackend>),
     /// The plain CPU, for the method `spatial_sparsity`.
     CpuTiles(Box<TileBackend>),
-    /// CUDA for that method, both columns on the host's ONNX engine.
+    /// CUDA for that method, both columns on TensorRT or on the host's ONNX engine.
     CudaTiles(Box<CudaTileBackend>),
 }
 
 /// Builds the backend a plan runs on. `auto` takes the first of TensorRT, CUDA, CPU that works, and says why not the
 /// first.
 pub fn start(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
-    if plan.columns.is_some() {
-        return start_tiles(plan, choice);
-    }
     match choice {
         BackendChoice::Cpu => start_cpu(plan, "asked for".to_owned()),
         BackendChoice::Cuda => start_cuda(plan, "asked for".to_owned()).map_err(or_cpu),
@@ -63,7 +60,7 @@ fn start_best(plan: Plan) -> Result<(Started, BackendFacts), BackendError> {
         }
         started => {
             if !against.is_empty() && started.is_ok() {
-                tracing::warn!("the dense network runs on the CPU: {against}the rest on CUDA");
+                tracing::warn!("dense networks run on the CPU: {against}the rest on CUDA");
             }
             started
         }
@@ -90,6 +87,9 @@ fn or_cpu(error: BackendError) -> BackendError {
 }
 
 fn start_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    if plan.columns.is_some() {
+        return tiles_on_cpu(plan, reason);
+    }
     let threads = plan.threads;
     let segmenter = format!("onnx ({})", plan.segmenter.engine.name());
     let refiner = if plan.refiner.is_some() {
@@ -103,11 +103,17 @@ fn start_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), Back
 }
 
 fn start_cuda(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    if plan.columns.is_some() {
+        return Ok(tiles_on_cuda(&plan, CudaTileBackend::new(plan.clone())?, reason));
+    }
     let refines = plan.refiner.is_some();
     Ok(on_cuda(CudaBackend::new(plan)?, refines, reason))
 }
 
 fn start_tensorrt(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
+    if plan.columns.is_some() {
+        return Ok(tiles_on_cuda(&plan, cuda_tile_backend(plan.clone())?, reason));
+    }
     let refines = plan.refiner.is_some();
     Ok(on_cuda(cuda_backend(plan)?, refines, reason))
 }
@@ -119,26 +125,6 @@ fn on_cuda(backend: CudaBackend, refines: bool, reason: String) -> (Started, Bac
     (Started::Cuda(Box::new(backend)), BackendFacts { segmenter, refiner, device, reason })
 }
 
-/// The same for the method `spatial_sparsity`, whose columns have no TensorRT engines.
-fn start_tiles(plan: Plan, choice: BackendChoice) -> Result<(Started, BackendFacts), BackendError> {
-    match choice {
-        BackendChoice::Cpu => tiles_on_cpu(plan, "asked for".to_owned()),
-        BackendChoice::Cuda => tiles_on_cuda(&plan, "asked for".to_owned()).map_err(or_cpu),
-        BackendChoice::Tensorrt => Err(BackendError::NotAvailable {
-            backend: choice.name(),
-            why: "the method spatial_sparsity of this bundle has no TensorRT engines; use --backend cuda, cpu or auto"
-                .to_owned(),
-        }),
-        BackendChoice::Auto => match tiles_on_cuda(&plan, "auto: CUDA works".to_owned()) {
-            Err(BackendError::NotAvailable { why, .. }) => {
-                warn_of_cpu(&why);
-                tiles_on_cpu(plan, format!("auto: {why}"))
-            }
-            started => started,
-        },
-    }
-}
-
 fn tiles_on_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
     let threads = plan.threads;
     let engine = format!("onnx ({})", plan.segmenter.engine.name());
@@ -147,10 +133,9 @@ fn tiles_on_cpu(plan: Plan, reason: String) -> Result<(Started, BackendFacts), B
     Ok((Started::CpuTiles(Box::new(TileBackend::new(plan)?)), facts))
 }
 
-fn tiles_on_cuda(plan: &Plan, reason: String) -> Result<(Started, BackendFacts), BackendError> {
-    let backend = CudaTileBackend::new(plan.clone())?;
+fn tiles_on_cuda(plan: &Plan, backend: CudaTileBackend, reason: String) -> (Started, BackendFacts) {
     let facts = tile_facts(plan, backend.engine_name(), backend.device_name(), reason);
-    Ok((Started::CudaTiles(Box::new(backend)), facts))
+    (Started::CudaTiles(Box::new(backend)), facts)
 }
 
 fn tile_facts(plan: &Plan, engine: String, device: String, reason: String) -> BackendFacts {

@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tiles", &["types", "config", "bundle", "plan", "pipeline", "onnx"]),
     ("cpu", &["types", "config", "bundle", "plan", "pipeline", "onnx", "tiles"]),
     ("cuda", &["types", "config", "bundle", "plan", "pipeline", "onnx", "tiles"]),
-    ("tensorrt", &["types", "plan", "pipeline", "onnx", "cuda"]),
+    ("tensorrt", &["types", "plan", "pipeline", "onnx", "tiles", "cuda"]),
     ("start", &["types", "config", "bundle", "plan", "pipeline", "onnx", "cpu", "cuda", "tensorrt"]),
     ("bag", &["types", "pipeline"]),
     ("eval", &["types", "config", "bundle", "plan"]),

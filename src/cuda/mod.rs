@@ -41,7 +41,7 @@ pub use segmenter::{
     DeviceAddress, DeviceEngine, DeviceSegmenter, DeviceTensor, Element, SegmentError, StreamHandle,
 };
 pub use slot::CudaSlot;
-pub use tiles::{CudaTileBackend, CudaTileSlot};
+pub use tiles::{Column, ColumnEngine, CudaTileBackend, CudaTileSlot, TensorAt};
 
 /// Whether CUDA works here, in one sentence: the device, or the step that failed and what to do.
 pub fn state() -> (bool, String) {

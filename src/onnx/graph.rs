@@ -7,7 +7,6 @@ use rten_onnx::onnx::{
 };
 
 use super::OnnxError;
-use crate::plan::TensorSpec;
 
 /// Name, type and shape of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,13 +106,6 @@ impl GraphInfo {
             });
         }
         pick(&self.inputs, "input", name, path)
-    }
-
-    /// Names of the float32 input and output that `spec` means.
-    pub fn end_names(&self, spec: &TensorSpec, path: &Path) -> Result<(String, String), OnnxError> {
-        let input = self.input(spec.input.as_deref(), path)?;
-        let output = self.output(spec.output.as_deref(), path)?;
-        Ok((input.name.clone(), output.name.clone()))
     }
 
     /// The named float32 output, or the first.

@@ -20,7 +20,7 @@ mod rten;
 use std::path::{Path, PathBuf};
 
 pub use graph::{GraphInfo, TensorInfo};
-pub use network::{Input, Network, Port};
+pub use network::{Input, Network, NetworkFile, Port};
 
 use crate::config::OnnxEngine;
 use crate::plan::TensorSpec;

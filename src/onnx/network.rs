@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::graph::GraphInfo;
 use super::{OnnxError, ort, rten, shape_text};
 use crate::config::OnnxEngine;
+use crate::plan::SegmenterPlan;
 
 /// Name and shape of an input or output, as the manifest says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,41 @@ impl Port {
     /// A tensor by name.
     pub fn named(name: &str, shapes: &[[usize; 4]]) -> Self {
         Self { name: Some(name.to_owned()), shapes: shapes.to_vec() }
+    }
+}
+
+/// A network's file and its ends, as a plan says them: the image first and the scores first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkFile {
+    /// ONNX file.
+    pub path: PathBuf,
+    /// What it reads.
+    pub inputs: Vec<Port>,
+    /// What it writes.
+    pub outputs: Vec<Port>,
+}
+
+impl NetworkFile {
+    /// The dense network of a plan for `sparse_refine`.
+    pub fn segmenter(plan: &SegmenterPlan) -> Self {
+        let port = |name: &Option<String>, shape| Port { name: name.clone(), shapes: vec![shape] };
+        let tensors = &plan.tensors;
+        Self {
+            path: plan.path.clone(),
+            inputs: vec![port(&tensors.input, tensors.input_shape())],
+            outputs: vec![port(&tensors.output, tensors.output_shape())],
+        }
+    }
+
+    /// The names that inputs and outputs have in the file; all of them are float32.
+    pub fn names(&self) -> Result<[Vec<String>; 2], OnnxError> {
+        let (info, path) = (GraphInfo::read(&self.path)?, &self.path);
+        let input = |port: &Port| Ok(info.input(port.name.as_deref(), path)?.name.clone());
+        let output = |port: &Port| Ok(info.output(port.name.as_deref(), path)?.name.clone());
+        Ok([
+            self.inputs.iter().map(input).collect::<Result<_, OnnxError>>()?,
+            self.outputs.iter().map(output).collect::<Result<_, OnnxError>>()?,
+        ])
     }
 }
 

@@ -114,6 +114,20 @@ impl Context {
         match *self {}
     }
 
+    /// Chooses the run that is enqueued next.
+    ///
+    /// # Safety
+    /// As in a build with TensorRT.
+    #[allow(unsafe_code, reason = "the same function as in a build with TensorRT")]
+    pub unsafe fn set_run(
+        &mut self,
+        _ends: &NetworkEnds,
+        _run: usize,
+        _stream: u64,
+    ) -> Result<(), TensorRtError> {
+        match *self {}
+    }
+
     /// Puts the network on a stream.
     ///
     /// # Safety

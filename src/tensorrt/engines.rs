@@ -11,19 +11,29 @@ use super::native::{self, Engine, Library, Runtime};
 use super::settings::Settings;
 use super::sidecar::{EngineKey, FORMAT, Here, Sidecar, sha256};
 use super::store::Store;
-use super::tensors::NetworkEnds;
+use super::tensors::{NetworkEnds, TensorEntry};
 use super::version::Flavour;
-use crate::onnx::{GraphInfo, OnnxError};
-use crate::plan::SegmenterPlan;
+use crate::onnx::{NetworkFile, OnnxError, Port};
+use crate::plan::Plan;
+use crate::tiles::{coarse_file, fine_file};
 
 /// Most device memory an engine may use for intermediate results.
 const WORKSPACE_BYTES: usize = 1 << 30;
 
+/// The networks that TensorRT runs of a plan: the dense one, or the columns, the coarse one first.
+pub fn networks(plan: &Plan) -> Result<Vec<NetworkFile>, TensorRtError> {
+    if plan.columns.is_none() {
+        return Ok(vec![NetworkFile::segmenter(&plan.segmenter)]);
+    }
+    let fine = fine_file(plan).map_err(|error| TensorRtError::Option(error.to_string()))?;
+    Ok(std::iter::once(coarse_file(plan)).chain(fine).collect())
+}
+
 /// Which network, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The dense network.
-    pub segmenter: &'a SegmenterPlan,
+    /// The network.
+    pub network: &'a NetworkFile,
     /// Name of its bundle.
     pub model: &'a str,
     /// Where the precision comes from.
@@ -53,11 +63,17 @@ struct Model {
 }
 
 impl Model {
-    fn read(segmenter: &SegmenterPlan) -> Result<Self, TensorRtError> {
-        let path = &segmenter.path;
-        let (input, output) = GraphInfo::read(path)?.end_names(&segmenter.tensors, path)?;
+    fn read(network: &NetworkFile) -> Result<Self, TensorRtError> {
+        let path = &network.path;
+        let [inputs, outputs] = network.names()?;
         let onnx = std::fs::read(path).map_err(|source| OnnxError::Read { path: path.clone(), source })?;
-        let ends = NetworkEnds::new(&segmenter.tensors, &input, &output);
+        let entries = |ports: &[Port], names: &[String]| {
+            ports.iter().zip(names).map(|(port, name)| TensorEntry::new(port, name)).collect()
+        };
+        let ends = NetworkEnds {
+            inputs: entries(&network.inputs, &inputs),
+            outputs: entries(&network.outputs, &outputs),
+        };
         Ok(Self { sha256: sha256(&onnx), onnx, ends })
     }
 }
@@ -76,7 +92,7 @@ pub fn build(
         Flavour::Rtx => None,
     };
     let library = Arc::new(Library::open(settings.library.as_deref())?);
-    let model = Model::read(request.segmenter)?;
+    let model = Model::read(request.network)?;
     let capabilities = capabilities(request, device.as_ref())?;
     let key = EngineKey {
         format: FORMAT,
@@ -113,7 +129,7 @@ pub fn build(
         timing_cache: &timing_cache,
     };
     let start = Instant::now();
-    let plan = native::build(&library, &model.onnx, &request.segmenter.path, &options, progress)?;
+    let plan = native::build(&library, &model.onnx, &request.network.path, &options, progress)?;
     if let (Some(name), Some(bytes)) = (timing, plan.timing_cache) {
         store.write_hint(&name, &bytes);
     }
@@ -169,7 +185,7 @@ pub struct Loaded {
     pub device: Device,
     /// The library that runs it.
     pub library: Arc<Library>,
-    /// Its input and output.
+    /// Its inputs and outputs.
     pub ends: NetworkEnds,
     /// What it compiled for the device when it was warmed up (TensorRT-RTX).
     pub compiled: Vec<u8>,
@@ -184,7 +200,7 @@ pub struct Probe {
 }
 
 /// Looks step by step whether TensorRT can run a network here. Without a network, up to TensorRT's start.
-pub fn probe(settings: &Settings, network: Option<&SegmenterPlan>) -> Probe {
+pub fn probe(settings: &Settings, network: Option<&NetworkFile>) -> Probe {
     let mut passed = Vec::new();
     let result = probe_steps(settings, network, &mut passed);
     Probe { passed, result }
@@ -192,7 +208,7 @@ pub fn probe(settings: &Settings, network: Option<&SegmenterPlan>) -> Probe {
 
 fn probe_steps(
     settings: &Settings,
-    network: Option<&SegmenterPlan>,
+    network: Option<&NetworkFile>,
     passed: &mut Vec<(Step, String)>,
 ) -> Result<Option<Loaded>, TensorRtError> {
     let device = native::device(settings.device)?;
@@ -203,13 +219,13 @@ fn probe_steps(
     passed.push((Step::Version, format!("{} {}", library.flavour(), library.version())));
     let runtime = Arc::new(Runtime::new(&library)?);
     passed.push((Step::Runtime, "starts".to_owned()));
-    let Some(segmenter) = network else { return Ok(None) };
+    let Some(network) = network else { return Ok(None) };
 
     native::make_current(settings.device)?;
-    let model = Model::read(segmenter)?;
+    let model = Model::read(network)?;
     let store = Store::new(settings.engines_folder()?);
     let here = Here { flavour: library.flavour(), version: library.version(), device: device.clone() };
-    let sidecar = newest_that_fits(&store, &model, &here, segmenter)?;
+    let sidecar = newest_that_fits(&store, &model, &here, network)?;
     let engine = Arc::new(Engine::open(&runtime, &store.read(&sidecar)?)?);
     passed.push((Step::Engine, store.engine_path(&sidecar.key.id()).display().to_string()));
     model.ends.check_all(&engine.tensors())?;
@@ -235,7 +251,7 @@ fn newest_that_fits(
     store: &Store,
     model: &Model,
     here: &Here,
-    segmenter: &SegmenterPlan,
+    network: &NetworkFile,
 ) -> Result<Sidecar, TensorRtError> {
     let mut best: Option<Sidecar> = None;
     let mut damaged = None;
@@ -266,7 +282,7 @@ fn newest_that_fits(
         (Some(best), ..) => Ok(best),
         (None, Some(damaged), None) => Err(damaged),
         (None, _, nearest) => Err(TensorRtError::NoEngine {
-            model: segmenter.path.parent().unwrap_or(Path::new(".")).into(),
+            model: network.path.parent().unwrap_or(Path::new(".")).into(),
             nearest: nearest.map(|(_, text)| text),
         }),
     }

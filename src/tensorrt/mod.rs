@@ -24,12 +24,12 @@ pub mod store;
 pub mod tensors;
 pub mod version;
 
-pub use engines::{Built, Loaded, Probe, Request, build, probe};
+pub use engines::{Built, Loaded, Probe, Request, build, networks, probe};
 pub use error::{Step, TensorRtError};
 pub use native::{Context, Engine, Library, Runtime, built_for};
 #[cfg(feature = "cuda")]
 pub use on_device::TensorRtEngine;
-pub use on_device::cuda_backend;
+pub use on_device::{cuda_backend, cuda_tile_backend};
 pub use settings::Settings;
 
 /// TensorRT itself, without files and folders; for tests.

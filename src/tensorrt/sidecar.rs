@@ -9,7 +9,7 @@ use super::tensors::NetworkEnds;
 use super::version::{Flavour, Version};
 
 /// Version of key and sidecar. Another one is another engine.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Everything an engine depends on. Two engines with the same key are interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct EngineKey {
     pub precision: Precision,
     /// SHA-256 of the ONNX file, lower-case hex.
     pub onnx_sha256: String,
-    /// Input and output: float32, linear.
+    /// Inputs and outputs: float32, linear.
     pub tensors: NetworkEnds,
     /// Most device memory for intermediate results.
     pub workspace_bytes: u64,
@@ -131,7 +131,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::tensorrt) fn key() -> EngineKey {
-        let entry = |name: &str, shape: [i64; 4]| TensorEntry { name: name.into(), shape: shape.to_vec() };
+        let entry = |name: &str, shape| vec![TensorEntry { name: name.into(), shapes: vec![shape] }];
         EngineKey {
             format: FORMAT,
             flavour: Flavour::Full,
@@ -142,8 +142,8 @@ pub(super) mod tests {
             precision: Precision::Typed,
             onnx_sha256: sha256(b"onnx"),
             tensors: NetworkEnds {
-                input: entry("image", [1, 3, 32, 64]),
-                output: entry("logits", [1, 5, 4, 8]),
+                inputs: entry("image", [1, 3, 32, 64]),
+                outputs: entry("logits", [1, 5, 4, 8]),
             },
             workspace_bytes: 1 << 30,
         }
@@ -157,7 +157,7 @@ pub(super) mod tests {
     #[test]
     fn every_field_changes_the_name() {
         let mut names = vec![key().id()];
-        let changes: [fn(&mut EngineKey); 11] = [
+        let changes: [fn(&mut EngineKey); 12] = [
             |key| key.format += 1,
             |key| key.flavour = Flavour::Rtx,
             |key| key.version = "10.16.1.12".into(),
@@ -166,8 +166,9 @@ pub(super) mod tests {
             |key| key.driver = Some(13),
             |key| key.precision = Precision::Fp16,
             |key| key.onnx_sha256 = sha256(b"other"),
-            |key| key.tensors.input.shape[2] = 48,
-            |key| key.tensors.output.name = "other".into(),
+            |key| key.tensors.inputs[0].shapes[0][2] = 48,
+            |key| key.tensors.inputs[0].shapes.push([2, 3, 32, 64]),
+            |key| key.tensors.outputs[0].name = "other".into(),
             |key| key.workspace_bytes += 1,
         ];
         for change in changes {

@@ -6,5 +6,5 @@ mod networks;
 mod select;
 
 pub use layout::{Layout, Rect, launches};
-pub use networks::{Networks, map_shape};
+pub use networks::{Networks, coarse_file, fine_file, map_shape};
 pub use select::{TileCounts, TileSelection};

@@ -1,10 +1,11 @@
-//! The two columns as ONNX networks on the host, checked and run once.
+//! The two columns: what their files must be, and both as networks on the host, checked and run once.
 
 use super::layout::{Layout, Rect};
-use crate::onnx::{Input, Network, OnnxError, Port};
+use crate::config::OnnxEngine;
+use crate::onnx::{Input, Network, NetworkFile, OnnxError, Port};
 use crate::pipeline::BackendError;
-use crate::plan::{ColumnsPlan, FinePlan, Geometry, Plan};
-use crate::types::Size;
+use crate::plan::{Geometry, Plan};
+use crate::types::{FrameError, Size};
 
 /// The networks of a plan. May be shared between threads.
 pub struct Networks {
@@ -20,11 +21,13 @@ impl Networks {
     /// # Panics
     /// If the plan is for the other method.
     pub fn load(plan: &Plan) -> Result<Self, BackendError> {
-        let columns = plan.columns.as_ref().expect("a plan of spatial_sparsity");
-        let fine = columns.fine.as_ref().map(|fine| load_fine(plan, columns, fine)).transpose();
+        let (engine, threads) = (plan.segmenter.engine, plan.threads);
+        // The manifest was checked for this geometry.
+        let fine = fine_file(plan).map_err(|why| BackendError::Model(why.to_string()))?;
+        let fine = fine.map(|fine| load(&fine, engine, threads, true)).transpose();
         Ok(Self {
             fine: fine.map_err(model_error)?,
-            coarse: load_coarse(plan, columns).map_err(model_error)?,
+            coarse: load(&coarse_file(plan), engine, threads, false).map_err(model_error)?,
         })
     }
 }
@@ -43,56 +46,67 @@ fn model_error(error: OnnxError) -> BackendError {
     }
 }
 
-fn load_coarse(plan: &Plan, columns: &ColumnsPlan) -> Result<Network, OnnxError> {
-    let segmenter = &plan.segmenter;
-    let tensors = &segmenter.tensors;
+/// The coarse column of a plan for `spatial_sparsity`: scores, weights and, with cross-column connections, features.
+///
+/// # Panics
+/// If the plan is for the other method.
+pub fn coarse_file(plan: &Plan) -> NetworkFile {
+    let columns = plan.columns.as_ref().expect("a plan of spatial_sparsity");
+    let tensors = &plan.segmenter.tensors;
     let cells = tensors.logit_size();
-    let input = Port { name: tensors.input.clone(), shapes: vec![map_shape(1, 3, tensors.size)] };
-    let mut shapes = vec![map_shape(1, tensors.channels, cells), map_shape(1, 1, cells)];
-    let mut outputs = vec![
-        Port { name: tensors.output.clone(), shapes: vec![shapes[0]] },
-        Port::named(&columns.weights, &shapes[1..]),
-    ];
+    let port = |name: &Option<String>, channels, size| Port {
+        name: name.clone(),
+        shapes: vec![map_shape(1, channels, size)],
+    };
+    let mut outputs =
+        vec![port(&tensors.output, tensors.channels, cells), port(&Some(columns.weights.clone()), 1, cells)];
     if let Some((name, channels)) = &columns.features {
-        shapes.push(map_shape(1, *channels, cells));
-        outputs.push(Port::named(name, &shapes[2..]));
+        outputs.push(port(&Some(name.clone()), *channels, cells));
     }
-    let network = Network::load(&segmenter.path, &[input], &outputs, segmenter.engine, plan.threads)?;
-    if !network.states_shapes() {
-        let mut results = vec![Vec::new(); shapes.len()];
-        let mut outputs: Vec<_> = shapes.into_iter().zip(&mut results).collect();
-        let zeros = vec![0.0; 3 * tensors.size.pixels()];
-        network.run(&[(map_shape(1, 3, tensors.size), &zeros)], &mut outputs)?;
-    }
-    Ok(network)
+    let inputs = vec![port(&tensors.input, 3, tensors.size)];
+    NetworkFile { path: plan.segmenter.path.clone(), inputs, outputs }
 }
 
-fn load_fine(plan: &Plan, columns: &ColumnsPlan, fine: &FinePlan) -> Result<Network, OnnxError> {
-    let segmenter = &plan.segmenter;
-    let geometry = Geometry { camera: fine.size, canvas: fine.size, grid: segmenter.tensors.size };
-    // The manifest was checked for this geometry.
-    let layout = Layout::new(&geometry, segmenter.tensors.logit_stride, columns.stride, Some(fine)).map_err(
-        |why| OnnxError::Load { engine: segmenter.engine, why: why.to_string(), path: fine.path.clone() },
-    )?;
-    let mut windows: Vec<(usize, Rect)> = fine
-        .batch
-        .iter()
-        .map(|&size| (size, Rect { size: layout.window_size(), ..layout.whole() }))
-        .collect();
-    windows.push((1, layout.whole()));
-    let shapes = |channels: usize, unit: u32| -> Vec<[usize; 4]> {
-        windows.iter().map(|(size, rect)| map_shape(*size, channels, rect.on_grid(unit).size)).collect()
-    };
-    let mut inputs = vec![Port::named(&fine.input, &shapes(3, 1))];
-    if let Some((name, channels)) = &columns.features {
-        inputs.push(Port::named(name, &shapes(*channels, layout.cell)));
+/// The fine column, where there is one: batches of windows of each size, then the whole image, of a camera that has
+/// the size that it was made for.
+///
+/// # Panics
+/// If the plan is for the other method.
+pub fn fine_file(plan: &Plan) -> Result<Option<NetworkFile>, FrameError> {
+    let columns = plan.columns.as_ref().expect("a plan of spatial_sparsity");
+    let Some(fine) = &columns.fine else { return Ok(None) };
+    let tensors = &plan.segmenter.tensors;
+    let geometry = Geometry { camera: fine.size, canvas: fine.size, grid: tensors.size };
+    let layout = Layout::new(&geometry, tensors.logit_stride, columns.stride, Some(fine))?;
+    let window = Rect { size: layout.window_size(), ..layout.whole() };
+    let mut runs: Vec<(usize, Rect)> = fine.batch.iter().map(|&size| (size, window)).collect();
+    if !runs.contains(&(1, layout.whole())) {
+        runs.push((1, layout.whole()));
     }
-    let output = Port::named(&fine.output, &shapes(segmenter.tensors.channels, layout.stride));
-    let tried = output.shapes[0];
-    let network = Network::load(&fine.path, &inputs, &[output], segmenter.engine, plan.threads)?;
-    let zeros: Vec<Vec<f32>> = inputs.iter().map(|port| vec![0.0; port.shapes[0].iter().product()]).collect();
-    let tensors: Vec<Input<'_>> =
-        inputs.iter().zip(&zeros).map(|(port, zeros)| (port.shapes[0], &zeros[..])).collect();
-    network.run(&tensors, &mut [(tried, &mut Vec::new())])?;
+    let port = |name: &str, channels, unit| {
+        let shape = |(size, rect): &(usize, Rect)| map_shape(*size, channels, rect.on_grid(unit).size);
+        Port::named(name, &runs.iter().map(shape).collect::<Vec<_>>())
+    };
+    let mut inputs = vec![port(&fine.input, 3, 1)];
+    if let Some((name, channels)) = &columns.features {
+        inputs.push(port(name, *channels, layout.cell));
+    }
+    let outputs = vec![port(&fine.output, tensors.channels, layout.stride)];
+    Ok(Some(NetworkFile { path: fine.path.clone(), inputs, outputs }))
+}
+
+/// Loads a network for the host and, where `try_it` or the file does not state its shapes, runs it once on zeros.
+fn load(file: &NetworkFile, engine: OnnxEngine, threads: usize, try_it: bool) -> Result<Network, OnnxError> {
+    let network = Network::load(&file.path, &file.inputs, &file.outputs, engine, threads)?;
+    if try_it || !network.states_shapes() {
+        let zeros = |port: &Port| vec![0.0; port.shapes[0].iter().product()];
+        let zeros: Vec<Vec<f32>> = file.inputs.iter().map(zeros).collect();
+        let inputs: Vec<Input<'_>> =
+            file.inputs.iter().zip(&zeros).map(|(port, zeros)| (port.shapes[0], &zeros[..])).collect();
+        let mut results = vec![Vec::new(); file.outputs.len()];
+        let mut outputs: Vec<_> =
+            file.outputs.iter().zip(&mut results).map(|(port, result)| (port.shapes[0], result)).collect();
+        network.run(&inputs, &mut outputs)?;
+    }
     Ok(network)
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod cases;
+mod column_engine;
 mod device_engine;
 mod faults;
 mod full;

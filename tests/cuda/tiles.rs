@@ -23,7 +23,8 @@ use crate::{ALL_EXTRAS, Ran, different_labels, frame, labelled, repository};
 /// network's: labels turn where a tile's scores are not its own.
 const REACH: i64 = 6;
 
-const SCTF: Columns = Columns { configuration: Configuration::Sctf, tile: 32, halo: 16, mode: Mode::Refined };
+pub(crate) const SCTF: Columns =
+    Columns { configuration: Configuration::Sctf, tile: 32, halo: 16, mode: Mode::Refined };
 
 /// Random networks, the same in every run; one map of scores is no class's.
 fn kernels(seed: u32) -> Kernels {
@@ -38,7 +39,7 @@ fn kernels(seed: u32) -> Kernels {
 }
 
 /// A plan of random networks, in a folder that goes with it.
-fn plan(seed: u32, columns: Columns) -> (Plan, TempDir) {
+pub(crate) fn plan(seed: u32, columns: Columns) -> (Plan, TempDir) {
     let (mut plan, folder) = columns.plan(&kernels(seed));
     let order = if seed.is_multiple_of(2) { ChannelOrder::Rgb } else { ChannelOrder::Bgr };
     plan.segmenter.normalisation.order = order;

@@ -5,9 +5,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rten_onnx::onnx::{DataType, GraphProto, ModelProto};
+use serde_json::Value;
+use sparse_refine::bundle::sparsity::Configuration;
 use sparse_refine::tensorrt::build_options::{BuildOptions, Precision, Progress};
-use sparse_refine::tensorrt::{Library, raw};
+use sparse_refine::tensorrt::sidecar::sha256;
+use sparse_refine::tensorrt::tensors::TensorEntry;
+use sparse_refine::tensorrt::{Library, Request, Settings, build, networks, raw};
+use sparse_refine::types::Mode;
 
+use super::support::columns::write_columns;
+use super::support::fixtures::columns::{Columns, Kernels};
 use super::support::fixtures::{model, node, segmenter, value};
 use super::{Place, Rig, assert_says, json, refusal};
 
@@ -36,6 +43,17 @@ fn bundles(rig: &Rig) -> Vec<PathBuf> {
     found
 }
 
+/// Files and bytes of engines that were built just now.
+fn engines(built: &Value) -> Vec<(PathBuf, Vec<u8>)> {
+    let all = built["engines"].as_array().map_or(std::slice::from_ref(built), Vec::as_slice);
+    let engine = |one: &Value| {
+        assert_eq!(one["built"], true, "{one}");
+        let path = PathBuf::from(one["path"].as_str().unwrap());
+        (path.clone(), std::fs::read(path).unwrap())
+    };
+    all.iter().map(engine).collect()
+}
+
 #[test]
 fn every_bundled_network_builds_twice_with_equal_bytes() {
     let place = Place::new();
@@ -43,21 +61,21 @@ fn every_bundled_network_builds_twice_with_equal_bytes() {
     assert!(!bundles.is_empty());
     for bundle in bundles {
         let manifest = std::fs::read_to_string(bundle.join("model.toml")).unwrap();
-        let networks: &[&[&str]] = if manifest.contains("[dense]") { &[&[], &["--dense"]] } else { &[&[]] };
-        for network in networks {
+        let runs: &[&[&str]] = if manifest.contains("[dense]") { &[&[], &["--dense"]] } else { &[&[]] };
+        for network in runs {
             let mut arguments =
                 vec!["engine", "build", "--json", "--compute-capabilities", "86,89", "--model"];
             let path = bundle.display().to_string();
             arguments.push(&path);
             arguments.extend(*network);
-            let first = json(&place.run(&arguments));
-            assert_eq!(first["built"], true, "{path}");
-            let engine = std::fs::read(first["path"].as_str().unwrap()).unwrap();
+            let first = engines(&json(&place.run(&arguments)));
             arguments.push("--force");
-            let second = json(&place.run(&arguments));
-            assert_eq!((&second["built"], &second["path"]), (&true.into(), &first["path"]));
-            assert_eq!(std::fs::read(second["path"].as_str().unwrap()).unwrap(), engine, "{path}");
-            println!("{path} {network:?}: {} bytes", engine.len());
+            let second = engines(&json(&place.run(&arguments)));
+            assert!(first == second, "{path} {network:?}");
+            println!(
+                "{path} {network:?}: {:?} bytes",
+                first.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>()
+            );
         }
     }
     let list = json(&place.run(&["engine", "list", "--json"]));
@@ -77,11 +95,103 @@ fn an_engine_is_built_once_and_said_what_it_is() {
     let key = &first["sidecar"]["key"];
     assert_eq!(key["flavour"], "tensorrt-rtx");
     assert_eq!(key["compute_capabilities"], serde_json::json!([86, 89]));
-    assert_eq!(key["tensors"]["input"]["shape"], serde_json::json!([1, 3, 24, 32]));
-    assert_eq!(key["tensors"]["output"]["shape"], serde_json::json!([1, 4, 12, 16]));
+    let tensors = &key["tensors"];
+    assert_eq!(tensors["inputs"][0]["shapes"], serde_json::json!([[1, 3, 24, 32]]));
+    assert_eq!(tensors["outputs"][0]["shapes"], serde_json::json!([[1, 4, 12, 16]]));
     let text = place.engine("build", &[]).output().unwrap();
     assert_says(&String::from_utf8_lossy(&text.stderr), &["Building engine"]);
     assert_says(&String::from_utf8_lossy(&text.stdout), &["`tiny` 32x24", "TensorRT-RTX 1.7.1"]);
+}
+
+/// Windows of 48x48 in the batches of a manifest that names none, and the whole image.
+fn windows(channels: usize, unit: usize) -> Value {
+    let windows = [1, 2, 4, 8].map(|batch| [batch, channels, 48 / unit, 48 / unit]);
+    serde_json::json!([&windows[..], &[[1, channels, 48 / unit, 64 / unit]]].concat())
+}
+
+#[test]
+fn both_columns_are_built_with_a_profile_for_every_run() {
+    let place = Place::new();
+    write_columns(&place.model(), "sctf");
+    let build = |more: &[&str]| {
+        let arguments = [&["--json", "--compute-capabilities", "86"], more].concat();
+        json(&place.engine("build", &arguments).output().unwrap())["engines"].as_array().unwrap().clone()
+    };
+    let first = build(&[]);
+    assert_eq!(first.len(), 2);
+    let tensors = |engine: &Value| engine["sidecar"]["key"]["tensors"].clone();
+    let (coarse, fine) = (tensors(&first[0]), tensors(&first[1]));
+    assert_eq!(coarse["inputs"][0]["shapes"], serde_json::json!([[1, 3, 24, 32]]));
+    let outputs = serde_json::json!([
+        { "name": "scores", "shapes": [[1, 4, 3, 4]] },
+        { "name": "weights", "shapes": [[1, 1, 3, 4]] },
+    ]);
+    assert_eq!(coarse["outputs"], outputs);
+    assert_eq!(fine["inputs"], serde_json::json!([{ "name": "image", "shapes": windows(3, 1) }]));
+    assert_eq!(fine["outputs"], serde_json::json!([{ "name": "scores", "shapes": windows(4, 8) }]));
+    let bytes = |built: &[Value]| -> Vec<Vec<u8>> {
+        built.iter().map(|one| std::fs::read(one["path"].as_str().unwrap()).unwrap()).collect()
+    };
+    let before = bytes(&first);
+    assert!(build(&[]).iter().all(|one| one["built"] == false));
+    assert!(bytes(&build(&["--force"])) == before, "equal bytes");
+
+    let list = json(&place.engine("list", &["--json"]).output().unwrap());
+    let sound = list["engines"].as_array().unwrap().iter().filter(|engine| engine["sound"] == true);
+    assert_eq!(sound.count(), 2, "{list}");
+    let text = place.engine("list", &[]).output().unwrap();
+    assert_says(&String::from_utf8_lossy(&text.stdout), &["`columns` 48x48 or 2 of 48x48", "or 64x48"]);
+    assert_eq!(place.run(&["engine", "verify"]).status.code(), Some(0), "both are whole");
+}
+
+#[test]
+fn features_that_go_from_column_to_column_are_ends_like_the_image() {
+    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+    let mut state = 7_u32;
+    let kernels = Kernels::new(4, |len, spread| {
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / 8_388_608.0 - 1.0) * spread
+        };
+        (0..len).map(|_| next()).collect()
+    });
+    let (configuration, mode) = (Configuration::Isctf, Mode::Refined);
+    let (plan, _files) = Columns { configuration, tile: 32, halo: 16, mode }.plan(&kernels);
+    let settings =
+        Settings { library: Some(rig.rtx()), engines: Some(folder.path().join("engines")), device: 0 };
+    let networks = networks(&plan).unwrap();
+    let ends = networks.iter().map(|network| {
+        let precision = Precision::Typed;
+        let compute_capabilities = &[86];
+        let request = Request { network, model: "isctf", precision, compute_capabilities, force: false };
+        build(&settings, &request, || (), &mut |_| ()).unwrap().sidecar.key.tensors
+    });
+    let [coarse, fine] = <[_; 2]>::try_from(ends.collect::<Vec<_>>()).unwrap();
+    let names = |entries: &[TensorEntry]| entries.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&coarse.outputs), ["scores", "weights", "features"]);
+    assert_eq!(names(&fine.inputs), ["image", "features"]);
+    assert_eq!(fine.inputs[1].shapes, [[2, 2, 4, 4], [4, 2, 4, 4], [1, 2, 6, 10]]);
+    assert_eq!(fine.outputs[0].shapes, [[2, 4, 8, 8], [4, 4, 8, 8], [1, 4, 12, 20]]);
+}
+
+#[test]
+fn a_fine_column_of_one_size_is_refused_and_leaves_no_engine() {
+    let place = Place::new();
+    write_columns(&place.model(), "sctf");
+    let manifest = std::fs::read_to_string(place.model().join("model.toml")).unwrap();
+    let old = std::fs::read(place.model().join("fine.onnx")).unwrap();
+    // The tiny bundle's network takes 32x24 and nothing else.
+    let mut other = good();
+    other.graph.as_mut().unwrap().node[0].output[0] = "scores".into();
+    other.graph.as_mut().unwrap().output[0].name = Some("scores".into());
+    let other = bytes(&other);
+    std::fs::write(place.model().join("fine.onnx"), &other).unwrap();
+    let manifest = manifest.replace(&sha256(&old), &sha256(&other));
+    std::fs::write(place.model().join("model.toml"), manifest).unwrap();
+    let line = refusal(&place.engine("build", &[]).output().unwrap());
+    assert_says(&line, &["input is 1x3x24x32", "says ?x3x48x?"]);
+    let list = json(&place.run(&["engine", "list", "--json"]));
+    assert_eq!(list["engines"].as_array().unwrap().len(), 1, "the coarse column's is there: {list}");
 }
 
 #[test]

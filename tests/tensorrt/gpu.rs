@@ -10,17 +10,27 @@ fn program(arguments: &[&str]) -> serde_json::Value {
     super::json(&output)
 }
 
-/// Labels of one recording by TensorRT with one and two frames in flight, and by the CPU.
 #[test]
 #[ignore = "needs a GPU and TensorRT"]
 fn labels_on_tensorrt_are_those_of_the_cpu_whatever_the_slots() {
+    labels_are_those_of_the_cpu("engines/streets", "1920x1080");
+}
+
+#[test]
+#[ignore = "needs a GPU and TensorRT"]
+fn labels_of_both_columns_on_tensorrt_are_those_of_the_cpu() {
+    labels_are_those_of_the_cpu("engines/camvid_sparsity", "480x360");
+}
+
+/// Labels of one recording by TensorRT with one and two frames in flight, and by the CPU.
+fn labels_are_those_of_the_cpu(bundle: &str, size: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("engines/streets").display().to_string();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(bundle).display().to_string();
     program(&["engine", "build", "--json", "--model", &model]);
     let checks = program(&["engine", "verify", "--json", "--model", &model]);
     assert!(checks["checks"].as_array().unwrap().iter().all(|check| check["passed"] == true), "{checks}");
-    program(&["synth", &path("bag"), "--size", "1920x1080", "--frames", "4", "--json"]);
+    program(&["synth", &path("bag"), "--size", size, "--frames", "4", "--json"]);
     let replay = |out: &str, more: &[&str]| {
         let (bag, out) = (path("bag"), path(out));
         let mut arguments = vec!["replay", &bag, "--model", &model, "--out", &out, "--write-bag", "--json"];

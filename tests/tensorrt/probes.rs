@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::support::columns::write_columns;
 use super::support::recording::write_good_bag;
 use super::{Place, assert_says, has_driver, json, refusal};
 
@@ -46,6 +47,24 @@ fn without_a_driver_tensorrt_is_refused_and_auto_says_why_it_runs_on_the_cpu() {
     let tensorrt = findings.iter().find(|finding| finding["what"] == "tensorrt").unwrap();
     assert_eq!(tensorrt["works"], false);
     assert_says(tensorrt["says"].as_str().unwrap(), &["FAILED at driver"]);
+}
+
+/// The same for the method `spatial_sparsity`, where each column needs its engine.
+#[test]
+fn columns_are_refused_and_auto_falls_back_like_every_network() {
+    if has_driver() {
+        println!("skipped: this machine has an NVIDIA driver");
+        return;
+    }
+    let place = Place::new();
+    write_columns(&place.model(), "sctf");
+    let line = refusal(&replay(&place, "tensorrt", &[]).output().unwrap());
+    assert_says(&line, &["backend tensorrt is not available", "no NVIDIA driver", "or use --backend cpu"]);
+    let summary = json(&replay(&place, "auto", &["--json"]).output().unwrap());
+    assert_eq!(summary["frames_out"], 2);
+    assert_says(summary["backend"]["refiner"].as_str().unwrap(), &["onnx", "sctf on tiles"]);
+    let line = refusal(&place.engine("verify", &[]).output().unwrap());
+    assert_says(&line, &["no NVIDIA driver"]);
 }
 
 #[test]

@@ -87,20 +87,23 @@ fn tensorrt(model: Option<&std::path::Path>) -> Finding {
     if built_for().is_none() {
         return Finding { what, works: false, says: in_build(false, "tensorrt") };
     }
-    let plan = model.and_then(|dir| {
-        let config = Config { mode: Mode::Coarse, ..Config::default() };
-        Plan::new(&config, &Bundle::load(dir).ok()?).ok()
-    });
-    let Probe { passed, result } =
-        probe(&Settings::from_environment(), plan.as_ref().map(|plan| &plan.segmenter));
-    let mut steps: Vec<_> = passed.iter().map(|(step, says)| format!("{step}: {says}")).collect();
-    let works = result.is_ok();
-    match result {
-        Ok(Some(_)) => {}
-        Ok(None) => steps.push("add --model to try an engine".to_owned()),
-        Err(error) => {
-            let step = error.step().map_or("TensorRT", Step::name);
-            steps.push(format!("FAILED at {step}: {error}"));
+    let networks = model.and_then(|dir| crate::engine::networks_of(dir, false).ok()).unwrap_or_default();
+    let probes: Vec<_> = if networks.is_empty() {
+        vec![probe(&Settings::from_environment(), None)]
+    } else {
+        crate::engine::probe_all(&Settings::from_environment(), &networks)
+    };
+    let (mut steps, mut works) = (Vec::new(), true);
+    for Probe { passed, result } in probes {
+        steps.extend(passed.iter().map(|(step, says)| format!("{step}: {says}")));
+        works &= result.is_ok();
+        match result {
+            Ok(Some(_)) => {}
+            Ok(None) => steps.push("add --model to try an engine".to_owned()),
+            Err(error) => {
+                let step = error.step().map_or("TensorRT", Step::name);
+                steps.push(format!("FAILED at {step}: {error}"));
+            }
         }
     }
     Finding { what, works, says: steps.join("; ") }

@@ -7,13 +7,15 @@ use std::time::Duration;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sparse_refine::bundle::Bundle;
+use sparse_refine::bundle::manifest::Method;
 use sparse_refine::config::Config;
+use sparse_refine::onnx::NetworkFile;
 use sparse_refine::plan::Plan;
 use sparse_refine::tensorrt::build_options::{Precision, Progress};
-use sparse_refine::tensorrt::sidecar::{Here, Sidecar};
+use sparse_refine::tensorrt::sidecar::{Here, Sidecar, sha256};
 use sparse_refine::tensorrt::store::{Store, Stored};
 use sparse_refine::tensorrt::{
-    Built, Library, Probe, Request, Settings, Step, TensorRtError, build, built_for, probe, raw,
+    Built, Library, Probe, Request, Settings, Step, TensorRtError, build, built_for, networks, probe, raw,
 };
 use sparse_refine::types::Mode;
 
@@ -47,55 +49,88 @@ fn settings(place: &EnginePlace) -> Settings {
     }
 }
 
-/// The bundle, and the plan of its dense low-resolution network or, if asked for, the full-resolution one.
-fn plan(model: &Path, dense: bool) -> Result<(Bundle, Plan), Failure> {
+/// The networks of a bundle that TensorRT runs: its dense low-resolution network or, if asked for, the full-resolution
+/// one; of the method `spatial_sparsity` both columns.
+pub(crate) fn networks_of(model: &Path, dense: bool) -> Result<Vec<NetworkFile>, Failure> {
     let bundle = Bundle::load(model)?;
-    let mode = if dense { Mode::Dense } else { Mode::Coarse };
+    let mode = match bundle.manifest.method {
+        _ if dense => Mode::Dense,
+        Method::SparseRefine => Mode::Coarse,
+        Method::SpatialSparsity => Mode::Refined,
+    };
     let plan = Plan::new(&Config { mode, ..Config::default() }, &bundle)?;
-    Ok((bundle, plan))
+    Ok(networks(&plan)?)
+}
+
+/// Probes network by network, up to the first that does not run; what the first one says of the machine once.
+pub(crate) fn probe_all(settings: &Settings, networks: &[NetworkFile]) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = Vec::new();
+    for network in networks {
+        let mut probe = probe(settings, Some(network));
+        if !probes.is_empty() {
+            probe.passed.retain(|(step, _)| *step >= Step::Engine);
+        }
+        let failed = probe.result.is_err();
+        probes.push(probe);
+        if failed {
+            break;
+        }
+    }
+    probes
 }
 
 fn build_engine(args: &EngineBuildArgs, json: bool) -> Result<(), Failure> {
-    let (bundle, plan) = plan(&args.model, args.dense)?;
-    let request = Request {
-        segmenter: &plan.segmenter,
-        model: &bundle.manifest.name,
-        precision: match args.precision {
-            PrecisionArg::Typed => Precision::Typed,
-            PrecisionArg::Fp16 => Precision::Fp16,
-            PrecisionArg::Int8 => Precision::Int8,
-        },
-        compute_capabilities: &args.compute_capabilities,
-        force: args.force,
-    };
-    let waiting = || eprintln!("sparse_refine: another process builds the same engine, waiting for it");
-    let mut bar = BuildProgress::new();
-    let built = build(&settings(&args.place), &request, waiting, &mut |progress| bar.report(progress));
-    bar.finish();
-    let Built { path, sidecar, fresh } = built?;
-    if json {
-        let value = json!({ "path": path.display().to_string(), "built": fresh, "sidecar": sidecar });
-        crate::print(&value.to_string());
-    } else {
-        let how = if fresh {
-            format!("built in {:.1} s", sidecar.build_ms as f64 / 1000.0)
-        } else {
-            "it was there already".to_owned()
+    let name = Bundle::load(&args.model)?.manifest.name;
+    let settings = settings(&args.place);
+    let mut values = Vec::new();
+    for network in networks_of(&args.model, args.dense)? {
+        let request = Request {
+            network: &network,
+            model: &name,
+            precision: match args.precision {
+                PrecisionArg::Typed => Precision::Typed,
+                PrecisionArg::Fp16 => Precision::Fp16,
+                PrecisionArg::Int8 => Precision::Int8,
+            },
+            compute_capabilities: &args.compute_capabilities,
+            force: args.force,
         };
-        crate::print(&format!("{}: {}, {how}", path.display(), describe(&sidecar)));
+        let waiting = || eprintln!("sparse_refine: another process builds the same engine, waiting for it");
+        let mut bar = BuildProgress::new();
+        let built = build(&settings, &request, waiting, &mut |progress| bar.report(progress));
+        bar.finish();
+        let Built { path, sidecar, fresh } = built?;
+        if !json {
+            let how = if fresh {
+                format!("built in {:.1} s", sidecar.build_ms as f64 / 1000.0)
+            } else {
+                "it was there already".to_owned()
+            };
+            crate::print(&format!("{}: {}, {how}", path.display(), describe(&sidecar)));
+        }
+        values.push(json!({ "path": path.display().to_string(), "built": fresh, "sidecar": sidecar }));
+    }
+    if json {
+        // Of a bundle with one network that network's; of one with columns all of them.
+        let value = if values.len() == 1 { values.remove(0) } else { json!({ "engines": values }) };
+        crate::print(&value.to_string());
     }
     Ok(())
 }
 
 fn describe(sidecar: &Sidecar) -> String {
     let key = &sidecar.key;
-    let shape = &key.tensors.input.shape;
+    let shapes = key.tensors.inputs.first().map_or(&[][..], |input| &input.shapes);
+    let size = |[batch, _, height, width]: &[i64; 4]| match batch {
+        1 => format!("{width}x{height}"),
+        batch => format!("{batch} of {width}x{height}"),
+    };
+    let sizes: Vec<_> = shapes.iter().map(size).collect();
     let capabilities: Vec<_> = key.compute_capabilities.iter().map(ToString::to_string).collect();
     format!(
-        "`{}` {}x{}, {} {}, {}, {}, {}",
+        "`{}` {}, {} {}, {}, {}, {}",
         sidecar.model,
-        shape[3],
-        shape[2],
+        sizes.join(" or "),
         key.flavour,
         key.version,
         if capabilities.is_empty() {
@@ -126,16 +161,20 @@ fn fits(sidecar: &Sidecar, here: &Result<Here, TensorRtError>) -> (Option<bool>,
     }
 }
 
-/// The engines of the folder; with a bundle, those of its network.
+/// The engines of the folder; with a bundle, those of its networks.
 fn stored(store: &Store, network: &EngineNetwork) -> Result<Vec<Stored>, Failure> {
     let mut list = store.list()?;
     if let Some(model) = &network.model {
-        let (_, plan) = plan(model, network.dense)?;
-        let path = &plan.segmenter.path;
-        let onnx = std::fs::read(path)
-            .map_err(|why| Failure::new(FILES, format!("cannot read ({why}): {}", path.display())))?;
-        let wanted = sparse_refine::tensorrt::sidecar::sha256(&onnx);
-        list.retain(|one| one.sidecar.as_ref().map_or(true, |sidecar| sidecar.key.onnx_sha256 == wanted));
+        let hash = |NetworkFile { path, .. }: NetworkFile| {
+            let onnx = std::fs::read(&path);
+            onnx.map(|onnx| sha256(&onnx))
+                .map_err(|why| Failure::new(FILES, format!("cannot read ({why}): {}", path.display())))
+        };
+        let networks = networks_of(model, network.dense)?;
+        let wanted = networks.into_iter().map(hash).collect::<Result<Vec<_>, _>>()?;
+        list.retain(|one| {
+            one.sidecar.as_ref().map_or(true, |sidecar| wanted.contains(&sidecar.key.onnx_sha256))
+        });
     }
     Ok(list)
 }
@@ -185,7 +224,7 @@ fn list(settings: &Settings, network: &EngineNetwork, json: bool) -> Result<(), 
     Ok(())
 }
 
-/// Every engine is whole; with a bundle, one of them runs here, step by step.
+/// Every engine is whole; with a bundle, one for each of its networks runs here, step by step.
 fn verify(settings: &Settings, network: &EngineNetwork, json: bool) -> Result<(), Failure> {
     let store = Store::new(settings.engines_folder()?);
     let mut checks = Vec::new();
@@ -207,14 +246,14 @@ fn verify(settings: &Settings, network: &EngineNetwork, json: bool) -> Result<()
         note(&mut checks, path.display().to_string(), whole);
     }
     if let Some(model) = &network.model {
-        let (_, plan) = plan(model, network.dense)?;
-        let Probe { passed, result } = probe(settings, Some(&plan.segmenter));
-        for (step, says) in passed {
-            note(&mut checks, step.name().to_owned(), Ok(says));
-        }
-        if let Err(error) = result {
-            let what = error.step().map_or("engine", Step::name);
-            note(&mut checks, what.to_owned(), Err(error));
+        for Probe { passed, result } in probe_all(settings, &networks_of(model, network.dense)?) {
+            for (step, says) in passed {
+                note(&mut checks, step.name().to_owned(), Ok(says));
+            }
+            if let Err(error) = result {
+                let what = error.step().map_or("engine", Step::name);
+                note(&mut checks, what.to_owned(), Err(error));
+            }
         }
     }
     if json {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::engine::{Column, HostColumn, Tensor};
+use super::column::{ColumnEngine, TensorAt};
+use super::host::HostEngine;
 use super::launch::{Batch, RECORD, record};
-use super::slot::{CudaTileSlot, TileBuffers, TileSpec, put};
+use super::slot::{CudaTileSlot, TileBuffers, TileSpec, fine_inputs, put};
 use crate::cuda::backend::{DEADLINE, lost};
 use crate::cuda::device::Device;
 use crate::cuda::error::{CudaError, During};
@@ -18,19 +19,18 @@ use crate::cuda::precision::Precision;
 use crate::cuda::segmenter::{DeviceTensor, Element, SegmentError};
 use crate::cuda::timeline::until_done;
 use crate::cuda::weights::Uploader;
-use crate::onnx::Network;
 use crate::pipeline::{Backend, BackendError, Extras, FrameOutputs, PixelBudget, StageError};
 use crate::plan::{ColumnsPlan, Plan};
 use crate::tiles::{Layout, Networks, launches, map_shape};
-use crate::types::{Frame, FrameReport, Size, Stage};
+use crate::types::{Frame, FrameError, FrameReport, Size, Stage};
 
 /// Networks and tables; frames live in slots.
 pub struct CudaTileBackend {
     // Dropped before the device.
     normalisation: DeviceNormalisation,
     label_of_channel: Buffer<u8>,
-    coarse: Arc<Network>,
-    fine: Option<Arc<Network>>,
+    coarse: Arc<dyn ColumnEngine>,
+    fine: Option<Arc<dyn ColumnEngine>>,
     plan: Plan,
     columns: ColumnsPlan,
     /// Bits of the f32 in force.
@@ -71,9 +71,27 @@ impl CudaTileBackend {
     /// # Panics
     /// If the plan is for the other method.
     pub fn new(plan: Plan) -> Result<Self, BackendError> {
-        let columns = plan.columns.clone().expect("a plan of spatial_sparsity");
         let device = Arc::new(Device::open()?);
         let Networks { coarse, fine } = Networks::load(&plan)?;
+        let host = |network| -> Arc<dyn ColumnEngine> {
+            Arc::new(HostEngine::new(network, plan.segmenter.engine, device.clone()))
+        };
+        let (coarse, fine) = (host(coarse), fine.map(host));
+        Self::with_engines(plan, device, coarse, fine)
+    }
+
+    /// With columns that run anywhere. There is a fine one if the plan has one.
+    ///
+    /// # Panics
+    /// If the plan is for the other method.
+    pub fn with_engines(
+        plan: Plan,
+        device: Arc<Device>,
+        coarse: Arc<dyn ColumnEngine>,
+        fine: Option<Arc<dyn ColumnEngine>>,
+    ) -> Result<Self, BackendError> {
+        let columns = plan.columns.clone().expect("a plan of spatial_sparsity");
+        assert_eq!(columns.fine.is_some(), fine.is_some(), "an engine for every column");
         device.context.bind_to_thread().during("binding the context")?;
         let stream = device.context.new_stream().during("a stream")?;
         let mut allocator = Allocator::new(&device.context);
@@ -83,8 +101,8 @@ impl CudaTileBackend {
         Ok(Self {
             normalisation: uploader.normalisation(&plan.segmenter.normalisation)?,
             label_of_channel: uploader.label_of_channel(&plan)?,
-            coarse: Arc::new(coarse),
-            fine: fine.map(Arc::new),
+            coarse,
+            fine,
             threshold: AtomicU32::new(plan.alpha.to_bits()),
             plan,
             columns,
@@ -99,7 +117,7 @@ impl CudaTileBackend {
 
     /// What runs the columns.
     pub fn engine_name(&self) -> String {
-        format!("onnx ({}) on the host", self.plan.segmenter.engine.name())
+        self.coarse.name()
     }
 
     fn classes(&self) -> usize {
@@ -110,23 +128,41 @@ impl CudaTileBackend {
         self.columns.features.as_ref().map_or(0, |(_, channels)| *channels)
     }
 
+    /// Whether the fine column's engine can be run on the windows and the image of a camera.
+    fn check_runs(&self, spec: &TileSpec<'_>) -> Result<(), FrameError> {
+        let Some(engine) = &self.fine else { return Ok(()) };
+        match spec.fine_runs().into_iter().find(|run| !engine.accepts(run)) {
+            None => Ok(()),
+            Some(run) => {
+                let [size, _, height, width] = run[0];
+                let (camera, engine) = (spec.layout.camera, engine.name());
+                Err(FrameError::Segmenter {
+                    why: format!(
+                        "at {camera} the fine column runs on {size} windows of {width}x{height}, for which there is no \
+                         engine ({engine}); use --backend cuda or cpu"
+                    ),
+                })
+            }
+        }
+    }
+
     /// Makes the memory, streams and events of a slot, after checking that they fit.
     fn make_slot(&self, spec: &TileSpec<'_>) -> Result<CudaTileSlot, CudaError> {
         let mut dry = Allocator::dry();
         TileBuffers::new(&mut dry, None, spec)?;
-        self.device.ensure_fits(&dry, 0, spec.layout.camera)?;
+        let workspaces = [Some(&self.coarse), self.fine.as_ref()].into_iter().flatten();
+        let beside = workspaces.map(|engine| engine.workspace_bytes()).sum();
+        self.device.ensure_fits(&dry, beside, spec.layout.camera)?;
         let stream = self.device.context.new_stream().during("a stream")?;
         let launcher = Launcher { device: &self.device, stream: &stream };
         let mut allocator = Allocator::new(&self.device.context);
         let buffers = TileBuffers::new(&mut allocator, Some(&launcher), spec)?;
-        let column = |network: &Arc<Network>, staging| -> Result<Box<dyn Column>, CudaError> {
-            Ok(Box::new(HostColumn::new(&self.device, network.clone(), staging, DEADLINE)?))
+        let column = |engine: &Arc<dyn ColumnEngine>, [inputs, outputs]: [Vec<usize>; 2]| {
+            let column = engine.column(&inputs, &outputs);
+            column.map_err(|error| CudaError::Segmenter { why: error.to_string() })
         };
-        let coarse = column(&self.coarse, spec.coarse_staging(&mut allocator)?)?;
-        let fine = match &self.fine {
-            Some(network) => Some(column(network, spec.fine_staging(&mut allocator)?)?),
-            None => None,
-        };
+        let coarse = column(&self.coarse, spec.coarse_lengths())?;
+        let fine = self.fine.as_ref().map(|engine| column(engine, spec.fine_lengths())).transpose()?;
         CudaTileSlot::new(&self.device, stream, buffers, (coarse, fine), spec)
     }
 
@@ -161,8 +197,8 @@ impl CudaTileBackend {
     fn run_coarse(&self, launcher: &Launcher<'_>, slot: &mut CudaTileSlot) -> Result<(), SegmentError> {
         let tensors = &self.plan.segmenter.tensors;
         let (cells, buffers) = (slot.layout.cells, &slot.buffers);
-        let of = |channels, address| Tensor { shape: map_shape(1, channels, cells), address };
-        let input = Tensor { shape: map_shape(1, 3, tensors.size), address: buffers.input.address() };
+        let of = |channels, address| TensorAt { shape: map_shape(1, channels, cells), address };
+        let input = TensorAt { shape: map_shape(1, 3, tensors.size), address: buffers.input.address() };
         let mut outputs =
             vec![of(tensors.channels, buffers.coarse_scores.address()), of(1, buffers.weights.address())];
         if self.feature_channels() > 0 {
@@ -206,16 +242,17 @@ impl CudaTileBackend {
         let TileBuffers { image, tiles, windows, window_features, window_scores, fine_scores, .. } = buffers;
         let batch = Batch { tiles, first, count, size, window };
         launcher.gather_windows(&image.rgb, layout.camera, &batch, &self.normalisation, windows)?;
-        let mut inputs = vec![Tensor { shape: map_shape(size, 3, window), address: windows.address() }];
         if features > 0 {
             launcher.gather_features(&buffers.features, features, &layout, &batch, window_features)?;
-            let shape = map_shape(size, features, batch.on_grid(layout.cell));
-            inputs.push(Tensor { shape, address: window_features.address() });
         }
+        let shapes = fine_inputs(&layout, features, size, window);
+        let addresses = [windows.address(), window_features.address()];
+        let inputs: Vec<_> =
+            shapes.into_iter().zip(addresses).map(|(shape, address)| TensorAt { shape, address }).collect();
         let shape = map_shape(size, channels, batch.on_grid(layout.stride));
         let out = if whole { &*fine_scores } else { &*window_scores };
         assert!(out.len() >= shape.iter().product(), "{shape:?}");
-        let scores = Tensor { shape, address: out.address() };
+        let scores = TensorAt { shape, address: out.address() };
         let column = slot.fine.as_mut().expect("tiles are selected for a fine column");
         // SAFETY: the slot's buffers are as long as these tensors, checked here and by the launches, and live as long as
         // the slot, whose stream this is.
@@ -265,6 +302,7 @@ impl Backend for CudaTileBackend {
 
     fn slot(&self, camera: Size) -> Result<CudaTileSlot, StageError> {
         let spec = TileSpec::new(&self.plan, camera)?;
+        self.check_runs(&spec)?;
         self.device.context.bind_to_thread().during("binding the context").map_err(lost("plan"))?;
         self.make_slot(&spec).map_err(lost("plan"))
     }

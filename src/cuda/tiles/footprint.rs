@@ -1,5 +1,6 @@
 //! What a camera takes, counted without a device.
 
+use super::host::Staging;
 use super::slot::{TileBuffers, TileSpec};
 use crate::cuda::footprint::Footprint;
 use crate::cuda::memory::Allocator;
@@ -12,9 +13,11 @@ pub(in crate::cuda) fn footprint(plan: &Plan, camera: Size) -> Result<Footprint,
     let spec = TileSpec::new(plan, camera).map_err(|error| BackendError::Model(error.to_string()))?;
     let mut slot = Allocator::dry();
     TileBuffers::new(&mut slot, None, &spec)?;
-    spec.coarse_staging(&mut slot)?;
+    let [inputs, outputs] = spec.coarse_lengths();
+    Staging::new(&mut slot, &inputs, &outputs)?;
     if plan.columns.as_ref().is_some_and(|columns| columns.fine.is_some()) {
-        spec.fine_staging(&mut slot)?;
+        let [inputs, outputs] = spec.fine_lengths();
+        Staging::new(&mut slot, &inputs, &outputs)?;
     }
     Ok(Footprint {
         slot: slot.parts(),

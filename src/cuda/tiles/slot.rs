@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream};
 
-use super::engine::{Column, Staging};
+use super::column::Column;
 use super::launch::RECORD;
 use crate::cuda::axis::taps;
 use crate::cuda::device::Device;
@@ -16,7 +16,7 @@ use crate::cuda::precision::Precision;
 use crate::cuda::timeline::{Timeline, new_event};
 use crate::cuda::weights::Uploader;
 use crate::plan::{Geometry, Plan};
-use crate::tiles::{Layout, TileSelection, launches};
+use crate::tiles::{Layout, Rect, TileSelection, launches, map_shape};
 use crate::types::{FrameError, FrameReport, Size};
 
 /// What a slot's memory depends on.
@@ -79,26 +79,54 @@ impl<'a> TileSpec<'a> {
     /// Most numbers of a batch of windows with so many maps on a grid, or of the whole canvas.
     fn most(&self, channels: usize, unit: u32) -> usize {
         let work = self.work();
-        let window = crate::tiles::Rect { size: self.layout.window_size(), ..self.layout.whole() };
+        let window = Rect { size: self.layout.window_size(), ..self.layout.whole() };
         let whole = if work.whole { self.layout.whole().on_grid(unit).size.pixels() } else { 0 };
         channels * whole.max(work.batch * window.on_grid(unit).size.pixels())
     }
 
-    /// Memory on the way of the coarse column through the host.
-    pub(super) fn coarse_staging(&self, allocator: &mut Allocator) -> Result<Staging, CudaError> {
+    /// Most numbers of the coarse column's inputs and outputs.
+    pub(super) fn coarse_lengths(&self) -> [Vec<usize>; 2] {
         let (cells, features) = (self.layout.cells.pixels(), self.feature_channels());
-        let outputs = [self.channels() * cells, cells, features * cells];
-        let input = 3 * self.plan.segmenter.tensors.size.pixels();
-        Staging::new(allocator, &[input], if features > 0 { &outputs } else { &outputs[..2] })
+        let mut outputs = vec![self.channels() * cells, cells];
+        if features > 0 {
+            outputs.push(features * cells);
+        }
+        [vec![3 * self.plan.segmenter.tensors.size.pixels()], outputs]
     }
 
     /// The same for the fine column.
-    pub(super) fn fine_staging(&self, allocator: &mut Allocator) -> Result<Staging, CudaError> {
+    pub(super) fn fine_lengths(&self) -> [Vec<usize>; 2] {
         let (layout, features) = (&self.layout, self.feature_channels());
-        let inputs = [self.most(3, 1), self.most(features, layout.cell)];
-        let outputs = [self.most(self.channels(), layout.stride)];
-        Staging::new(allocator, if features > 0 { &inputs } else { &inputs[..1] }, &outputs)
+        let mut inputs = vec![self.most(3, 1)];
+        if features > 0 {
+            inputs.push(self.most(features, layout.cell));
+        }
+        [inputs, vec![self.most(self.channels(), layout.stride)]]
     }
+
+    /// Shapes of the fine column's inputs in every run that a frame may need.
+    pub(super) fn fine_runs(&self) -> Vec<Vec<[usize; 4]>> {
+        let (work, layout) = (self.work(), &self.layout);
+        let sizes =
+            self.plan.columns.as_ref().and_then(|c| c.fine.as_ref()).map_or(&[][..], |fine| &fine.batch);
+        let windows =
+            sizes.iter().filter(|&&size| size <= work.batch).map(|&size| (size, layout.window_size()));
+        let runs = windows.chain(work.whole.then_some((1, layout.canvas)));
+        runs.map(|(size, window)| fine_inputs(layout, self.feature_channels(), size, window)).collect()
+    }
+}
+
+/// Shapes of what the fine column reads of so many windows: the image and, where there are some, the features.
+pub(super) fn fine_inputs(layout: &Layout, features: usize, size: usize, window: Size) -> Vec<[usize; 4]> {
+    let mut shapes = vec![map_shape(size, 3, window)];
+    if features > 0 {
+        shapes.push(map_shape(
+            size,
+            features,
+            Rect { size: window, ..layout.whole() }.on_grid(layout.cell).size,
+        ));
+    }
+    shapes
 }
 
 /// Memory of a slot, on the device and beside it.
@@ -188,7 +216,7 @@ impl TileBuffers {
 impl TileSpec<'_> {
     /// Numbers of one window's scores.
     fn window_scores(&self) -> usize {
-        let window = crate::tiles::Rect { size: self.layout.window_size(), ..self.layout.whole() };
+        let window = Rect { size: self.layout.window_size(), ..self.layout.whole() };
         self.channels() * window.on_grid(self.layout.stride).size.pixels()
     }
 }

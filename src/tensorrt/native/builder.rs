@@ -10,7 +10,7 @@ use super::library::Library;
 use super::runtime::take_memory;
 use crate::tensorrt::build_options::{BuildOptions, Plan, Precision, Progress};
 use crate::tensorrt::error::TensorRtError;
-use crate::tensorrt::tensors::{ElementType, EngineTensor, NetworkEnds};
+use crate::tensorrt::tensors::{ElementType, EngineTensor, NetworkEnds, TensorEntry};
 
 /// Stages of `shim_build`.
 const CREATE_PARSER: i32 = 3;
@@ -50,22 +50,35 @@ pub fn build(
             path: path.into(),
         })
     };
-    let input = options.ends.map(|ends| name(&ends.input.name)).transpose()?;
-    let output = options.ends.map(|ends| name(&ends.output.name)).transpose()?;
-    let dims = options.ends.map(|ends| ends.input.shape.as_slice()).unwrap_or_default();
+    let entries = |of: fn(&NetworkEnds) -> &[TensorEntry]| options.ends.map(of).unwrap_or_default();
+    let (inputs, outputs) = (entries(|ends| &ends.inputs), entries(|ends| &ends.outputs));
+    let names =
+        |entries: &[TensorEntry]| entries.iter().map(|entry| name(&entry.name)).collect::<Result<_, _>>();
+    let (input_names, output_names): (Vec<CString>, Vec<CString>) = (names(inputs)?, names(outputs)?);
+    let shapes: Vec<Vec<[i64; ffi::RANK]>> =
+        inputs.iter().map(|entry| [&[entry.common()], &entry.shapes[..]].concat()).collect();
+    let inputs: Vec<_> = input_names
+        .iter()
+        .zip(&shapes)
+        .map(|(name, shapes)| ffi::ShimInput { name: name.as_ptr(), shapes: shapes.as_ptr() })
+        .collect();
+    let outputs: Vec<_> = output_names.iter().map(|name| name.as_ptr()).collect();
+    let runs = options.ends.map_or(0, NetworkEnds::runs);
+    // The shim reads as many shapes of every input.
+    assert!(shapes.iter().all(|shapes| shapes.len() == runs + 1), "every tensor has a shape in every run");
     let capabilities: Vec<i32> =
         options.compute_capabilities.iter().map(|&sm| i32::try_from(sm).unwrap_or(i32::MAX)).collect();
-    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
     let mut watch =
         Watch { ends: options.ends, tensors: Vec::new(), refused: None, timing_cache: None, progress };
     let what = ffi::ShimBuild {
         onnx: onnx.as_ptr().cast(),
         onnx_len: onnx.len(),
         workspace: options.workspace_bytes,
-        input: pointer(&input),
-        rank: dims.len() as i32,
-        dims: dims.as_ptr(),
-        output: pointer(&output),
+        inputs: inputs.as_ptr(),
+        input_count: inputs.len() as i32,
+        runs: runs as i32,
+        outputs: outputs.as_ptr(),
+        output_count: outputs.len() as i32,
         compute_capabilities: capabilities.as_ptr(),
         compute_capability_count: capabilities.len() as i32,
         timing_cache: options.timing_cache.as_ptr().cast(),

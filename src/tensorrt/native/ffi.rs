@@ -25,16 +25,27 @@ pub(super) type Factory = *const c_void;
 /// The most lengths of a tensor, `Dims::MAX_DIMS`.
 pub(super) const MAX_RANK: usize = 8;
 
+/// Lengths of every shape that is set, `kRANK` of `shim.cpp`.
+pub(super) const RANK: usize = 4;
+
+/// An input and its shapes: what they have in common, then one for each run.
+#[repr(C)]
+pub(super) struct ShimInput {
+    pub(super) name: *const c_char,
+    pub(super) shapes: *const [i64; RANK],
+}
+
 /// What to build; explained in `shim.cpp`.
 #[repr(C)]
 pub(super) struct ShimBuild {
     pub(super) onnx: *const c_void,
     pub(super) onnx_len: usize,
     pub(super) workspace: usize,
-    pub(super) input: *const c_char,
-    pub(super) rank: i32,
-    pub(super) dims: *const i64,
-    pub(super) output: *const c_char,
+    pub(super) inputs: *const ShimInput,
+    pub(super) input_count: i32,
+    pub(super) runs: i32,
+    pub(super) outputs: *const *const c_char,
+    pub(super) output_count: i32,
     pub(super) compute_capabilities: *const i32,
     pub(super) compute_capability_count: i32,
     pub(super) timing_cache: *const c_void,
@@ -79,6 +90,13 @@ unsafe extern "C" {
         name: *const c_char,
         device_ptr: *mut c_void,
     ) -> i32;
+    pub(super) fn shim_context_set_profile(context: *mut c_void, profile: i32, stream: *mut c_void) -> i32;
+    pub(super) fn shim_context_set_shape(
+        context: *mut c_void,
+        name: *const c_char,
+        shape: *const [i64; RANK],
+    ) -> i32;
+    pub(super) fn shim_context_shape(context: *mut c_void, name: *const c_char, dims: *mut i64) -> i32;
     pub(super) fn shim_context_enqueue(context: *mut c_void, stream: *mut c_void) -> i32;
     pub(super) fn shim_build(
         create_builder: Factory,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::ffi;
 use super::library::Library;
 use crate::tensorrt::error::TensorRtError;
-use crate::tensorrt::tensors::{ElementType, EngineTensor};
+use crate::tensorrt::tensors::{ElementType, EngineTensor, NetworkEnds, TensorEntry};
 
 /// Opens engines.
 pub struct Runtime {
@@ -156,6 +156,42 @@ impl Context {
         let set =
             unsafe { ffi::shim_context_set_address(self.handle, name.as_ptr(), address as *mut c_void) };
         if set == 0 { Err(self.failed("address of a tensor")) } else { Ok(()) }
+    }
+
+    /// Chooses the run of [`NetworkEnds`], by its number, that is enqueued next. Not for engines that have one only.
+    ///
+    /// # Safety
+    /// `stream` is a `CUstream` of the engine's device whose context is current on this thread.
+    pub unsafe fn set_run(
+        &mut self,
+        ends: &NetworkEnds,
+        run: usize,
+        stream: u64,
+    ) -> Result<(), TensorRtError> {
+        let number = i32::try_from(run).unwrap_or(i32::MAX);
+        // SAFETY: the context is alive; the stream is the caller's promise.
+        let set = unsafe { ffi::shim_context_set_profile(self.handle, number, stream as *mut c_void) };
+        if set == 0 {
+            return Err(self.failed("profile of a run"));
+        }
+        for TensorEntry { name, shapes } in &ends.inputs {
+            let name = CString::new(name.as_str()).map_err(|_| self.failed("shape of an input"))?;
+            // SAFETY: the context is alive; the shape has as many lengths as the shim reads.
+            let set = unsafe { ffi::shim_context_set_shape(self.handle, name.as_ptr(), &shapes[run]) };
+            if set == 0 {
+                return Err(self.failed("shape of an input"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shape that a tensor has in the chosen run; nothing where the context has no such tensor.
+    pub fn shape(&self, tensor: &str) -> Vec<i64> {
+        let Ok(name) = CString::new(tensor) else { return Vec::new() };
+        let mut dims = [0_i64; ffi::MAX_RANK];
+        // SAFETY: the context is alive; `dims` has room for the longest shape.
+        let rank = unsafe { ffi::shim_context_shape(self.handle, name.as_ptr(), dims.as_mut_ptr()) };
+        dims[..usize::try_from(rank).unwrap_or_default().min(dims.len())].to_vec()
     }
 
     /// Puts the network on a stream and returns without waiting.

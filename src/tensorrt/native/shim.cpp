@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 
 using namespace nvinfer1;
@@ -81,6 +82,16 @@ bool is_dynamic(Dims const& dims) {
     for (int32_t i = 0; i < dims.nbDims; ++i)
         if (dims.d[i] < 0) return true;
     return false;
+}
+
+// Every tensor of ours has these axes: batch, channels, height, width.
+constexpr int32_t kRANK = 4;
+
+Dims dims_of(int64_t const* shape) {
+    Dims dims{};
+    dims.nbDims = kRANK;
+    for (int32_t d = 0; d < kRANK; ++d) dims.d[d] = shape[d];
+    return dims;
 }
 
 int32_t copy_dims(Dims const& from, int64_t* to) {
@@ -187,6 +198,18 @@ void* shim_context_compiled(void* context) {
 int32_t shim_context_set_address(void* context, char const* name, void* device_ptr) {
     return context_of(context)->setTensorAddress(name, device_ptr);
 }
+// The profile of the next run, numbered as it was built, and the shapes of its inputs; where an engine has one run,
+// neither is called.
+int32_t shim_context_set_profile(void* context, int32_t profile, void* stream) {
+    return context_of(context)->setOptimizationProfileAsync(profile, static_cast<cudaStream_t>(stream));
+}
+int32_t shim_context_set_shape(void* context, char const* name, int64_t const* shape) {
+    return context_of(context)->setInputShape(name, dims_of(shape));
+}
+// Returns the rank that a tensor has in that run; `dims` has room for Dims::MAX_DIMS (8).
+int32_t shim_context_shape(void* context, char const* name, int64_t* dims) {
+    return copy_dims(context_of(context)->getTensorShape(name), dims);
+}
 int32_t shim_context_enqueue(void* context, void* stream) {
     return context_of(context)->enqueueV3(static_cast<cudaStream_t>(stream));
 }
@@ -202,6 +225,13 @@ enum ShimStage : int32_t {
     kUNSUPPORTED = 6,
     kBUILD = 7,
     kCAPABILITY = 8,
+    kPROFILE = 9,
+};
+
+// An input with its shapes, kRANK lengths each: what all runs have in common, -1 where they differ, then each run's.
+struct ShimInput {
+    char const* name;
+    int64_t const* shapes;
 };
 
 // What to build. The precision is in the ONNX's types; the two flags reach TensorRT 10's weakly typed mode only.
@@ -209,10 +239,11 @@ struct ShimBuild {
     void const* onnx;
     size_t onnx_len;
     size_t workspace;
-    char const* input;  // gets `dims` where the model leaves lengths free; null: nothing is changed
-    int32_t rank;
-    int64_t const* dims;
-    char const* output;  // the only output kept; null: all
+    ShimInput const* inputs;  // get their shapes where the model leaves lengths free; none: nothing is changed
+    int32_t input_count;
+    int32_t runs;  // more than one: a profile for each
+    char const* const* outputs;  // the only outputs kept; none: all
+    int32_t output_count;
     int32_t const* compute_capabilities;  // TensorRT-RTX only: 86, 89, ...
     int32_t compute_capability_count;
     void const* timing_cache;  // full TensorRT only
@@ -255,18 +286,19 @@ void* shim_build(infer_factory create_builder, parser_factory create_parser, voi
     if (!parser->parse(what->onnx, what->onnx_len))
         return fail(kPARSE, parser->getNbErrors() > 0 ? parser->getError(0)->desc() : "not accepted");
 
-    for (int32_t i = 0; what->input && i < network->getNbInputs(); ++i) {
+    for (int32_t i = 0; i < network->getNbInputs(); ++i) {
         auto* tensor = network->getInput(i);
-        if (std::strcmp(tensor->getName(), what->input) != 0 || !is_dynamic(tensor->getDimensions())) continue;
-        Dims dims{};
-        dims.nbDims = what->rank;
-        for (int32_t d = 0; d < what->rank; ++d) dims.d[d] = what->dims[d];
-        tensor->setDimensions(dims);
+        if (!is_dynamic(tensor->getDimensions())) continue;
+        for (int32_t k = 0; k < what->input_count; ++k)
+            if (std::strcmp(tensor->getName(), what->inputs[k].name) == 0)
+                tensor->setDimensions(dims_of(what->inputs[k].shapes));
     }
-    for (int32_t i = network->getNbOutputs() - 1; what->output && i >= 0; --i) {
+    for (int32_t i = network->getNbOutputs() - 1; what->output_count > 0 && i >= 0; --i) {
         auto* tensor = network->getOutput(i);
-        if (network->getNbOutputs() > 1 && std::strcmp(tensor->getName(), what->output) != 0)
-            network->unmarkOutput(*tensor);
+        bool wanted = network->getNbOutputs() == 1;
+        for (int32_t k = 0; k < what->output_count; ++k)
+            wanted = wanted || std::strcmp(tensor->getName(), what->outputs[k]) == 0;
+        if (!wanted) network->unmarkOutput(*tensor);
     }
     auto accepted = [&](ITensor* tensor, int32_t is_input) {
         int64_t dims[Dims::MAX_DIMS];
@@ -284,6 +316,19 @@ void* shim_build(infer_factory create_builder, parser_factory create_parser, voi
     config->setMemoryPoolLimit(MemoryPoolType::kWORKSPACE, what->workspace);
     config->setMaxAuxStreams(0);  // everything of a frame runs on its slot's one stream
     config->setProgressMonitor(&progress);
+    // Kernels are chosen for each run's shapes alone: there are few, and no others are ever run. Profiles are the
+    // builder's own.
+    for (int32_t run = 0; what->runs > 1 && run < what->runs; ++run) {
+        auto* profile = builder->createOptimizationProfile();
+        bool accepted = profile != nullptr;
+        for (int32_t k = 0; accepted && k < what->input_count; ++k) {
+            auto const dims = dims_of(what->inputs[k].shapes + (run + 1) * kRANK);
+            for (auto const selector : {OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX})
+                accepted = accepted && profile->setDimensions(what->inputs[k].name, selector, dims);
+        }
+        if (!accepted || config->addOptimizationProfile(profile) != run)
+            return fail(kPROFILE, "a profile was refused");
+    }
 #if NV_TENSORRT_MAJOR == 10 && !defined(TRT_MAJOR_RTX)
     if (what->allow_fp16) config->setFlag(BuilderFlag::kFP16);
     if (what->allow_int8) config->setFlag(BuilderFlag::kINT8);

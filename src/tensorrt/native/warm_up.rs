@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::driver::Driver;
 use super::runtime::{Context, Engine};
 use crate::tensorrt::error::TensorRtError;
-use crate::tensorrt::tensors::NetworkEnds;
+use crate::tensorrt::tensors::{NetworkEnds, TensorEntry};
 
 /// What the output holds before the run. No arithmetic gives this NaN.
 const UNWRITTEN: u32 = 0xffff_ffff;
@@ -96,8 +96,8 @@ fn numbers(shape: &[i64]) -> usize {
     shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).product()
 }
 
-/// Runs the engine once on a ramp and looks whether every output was written. `compiled` is what an earlier start left;
-/// what to keep for the next is returned. The device's primary context is current.
+/// Runs the engine once with each of its shapes, on a ramp, and looks whether every output was written. `compiled` is
+/// what an earlier start left; what to keep for the next is returned. The device's primary context is current.
 pub fn warm_up(
     engine: &Arc<Engine>,
     ends: &NetworkEnds,
@@ -105,31 +105,64 @@ pub fn warm_up(
 ) -> Result<Option<Vec<u8>>, TensorRtError> {
     let functions = Functions::open()?;
     let mut context = Context::new(engine, compiled)?;
-    let ramp: Vec<u32> =
-        (0..numbers(&ends.input.shape)).map(|at| ((at % 256) as f32 / 64.0 - 2.0).to_bits()).collect();
-    let mut logits = vec![UNWRITTEN; numbers(&ends.output.shape)];
-    let input = Memory::new(&functions, &ramp)?;
-    let output = Memory::new(&functions, &logits)?;
-    let mut stream = Stream { functions: &functions, handle: std::ptr::null_mut() };
+    for run in 0..ends.runs() {
+        try_run(&functions, &mut context, ends, run)?;
+    }
+    Ok(context.compiled())
+}
+
+fn try_run(
+    functions: &Functions,
+    context: &mut Context,
+    ends: &NetworkEnds,
+    run: usize,
+) -> Result<(), TensorRtError> {
+    let ramp =
+        |len: usize| -> Vec<u32> { (0..len).map(|at| ((at % 256) as f32 / 64.0 - 2.0).to_bits()).collect() };
+    let memory = |entry: &TensorEntry, fill: &dyn Fn(usize) -> Vec<u32>| {
+        Memory::new(functions, &fill(numbers(&entry.shapes[run])))
+    };
+    let inputs = ends.inputs.iter().map(|entry| memory(entry, &ramp)).collect::<Result<Vec<_>, _>>()?;
+    let blank = |len: usize| vec![UNWRITTEN; len];
+    let outputs = ends.outputs.iter().map(|entry| memory(entry, &blank)).collect::<Result<Vec<_>, _>>()?;
+    let mut stream = Stream { functions, handle: std::ptr::null_mut() };
     // SAFETY: writes one handle. The stream is non-blocking, so the copies above are waited for explicitly.
     unsafe {
         done(c"cuStreamCreate", (functions.stream_create)(&mut stream.handle, NON_BLOCKING))?;
         done(c"cuCtxSynchronize", (functions.synchronize)())?;
     }
-    // SAFETY: both are as large as the tensors, which `NetworkEnds::check_all` compared, and outlive the wait below;
-    // the stream is of the current context.
+    if ends.runs() > 1 {
+        // SAFETY: the stream is of the current context.
+        unsafe { context.set_run(ends, run, stream.handle as u64)? };
+        for output in &ends.outputs {
+            let (has, wants) = (context.shape(&output.name), output.shapes[run]);
+            if has != wants {
+                let why = format!("output `{}` is {has:?} where the bundle says {wants:?}", output.name);
+                return Err(TensorRtError::WarmUp { why });
+            }
+        }
+    }
+    // SAFETY: all are as large as the tensors, which were compared just now or by `NetworkEnds::check_all`, and outlive
+    // the wait below; the stream is of the current context.
     unsafe {
-        context.set_address(&ends.input.name, input.address)?;
-        context.set_address(&ends.output.name, output.address)?;
+        for (entry, memory) in ends.inputs.iter().zip(&inputs).chain(ends.outputs.iter().zip(&outputs)) {
+            context.set_address(&entry.name, memory.address)?;
+        }
         context.enqueue(stream.handle as u64)?;
         done(c"cuStreamSynchronize", (functions.stream_synchronize)(stream.handle))?;
-        let bytes = size_of_val(logits.as_slice());
-        done(c"cuMemcpyDtoH", (functions.to_host)(logits.as_mut_ptr().cast(), output.address, bytes))?;
     }
-    let unwritten = logits.iter().filter(|&&bits| bits == UNWRITTEN).count();
-    if unwritten > 0 {
-        let why = format!("it left {unwritten} of {} outputs unwritten", logits.len());
-        return Err(TensorRtError::WarmUp { why });
+    for (entry, memory) in ends.outputs.iter().zip(&outputs) {
+        let mut values = blank(numbers(&entry.shapes[run]));
+        let bytes = size_of_val(values.as_slice());
+        // SAFETY: both are `bytes` long; the copy is over when the call returns.
+        let copied = unsafe { (functions.to_host)(values.as_mut_ptr().cast(), memory.address, bytes) };
+        done(c"cuMemcpyDtoH", copied)?;
+        let unwritten = values.iter().filter(|&&bits| bits == UNWRITTEN).count();
+        if unwritten > 0 {
+            let why =
+                format!("it left {unwritten} of {} numbers of `{}` unwritten", values.len(), entry.name);
+            return Err(TensorRtError::WarmUp { why });
+        }
     }
-    Ok(context.compiled())
+    Ok(())
 }

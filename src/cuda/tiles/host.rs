@@ -1,49 +1,19 @@
-//! A column on a stream: device tensors in, device tensors out. Today that is the host's ONNX engine; an engine that
-//! runs on the device takes its place behind the same trait.
+//! The host's ONNX engine as a column: for machines without TensorRT, and for tests.
 #![allow(unsafe_code, reason = "device addresses")]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, DriverError, result, sys};
 
+use super::column::{Column, ColumnEngine, TensorAt};
+use crate::config::OnnxEngine;
+use crate::cuda::backend::DEADLINE;
 use crate::cuda::device::Device;
 use crate::cuda::error::CudaError;
 use crate::cuda::memory::{Allocator, Pinned};
-use crate::cuda::segmenter::{DeviceAddress, SegmentError, StreamHandle};
+use crate::cuda::segmenter::{SegmentError, StreamHandle};
 use crate::cuda::timeline::{new_event, until_done};
 use crate::onnx::{Input, Network};
-
-/// A dense tensor of 32-bit floats.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tensor {
-    /// Batch, channels, height, width.
-    pub(super) shape: [usize; 4],
-    pub(super) address: DeviceAddress,
-}
-
-impl Tensor {
-    fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
-
-/// The state of a network for one frame in flight.
-pub(super) trait Column: Send {
-    /// Enqueues the network: reads `inputs`, writes `outputs`, both in the order in which the network was loaded with
-    /// them, all in the order of `stream`. Shapes may differ from call to call as far as the plan says. The primary
-    /// context is current.
-    ///
-    /// # Safety
-    /// Every address holds its tensor and stays valid until the stream has been waited for; `stream` is a live stream
-    /// of the primary context.
-    unsafe fn enqueue(
-        &mut self,
-        inputs: &[Tensor],
-        outputs: &[Tensor],
-        stream: StreamHandle,
-    ) -> Result<(), SegmentError>;
-}
 
 /// Page-locked memory for tensors on their way through the host.
 pub(super) struct Staging {
@@ -65,26 +35,52 @@ impl Staging {
     }
 }
 
-/// The network on the host: inputs down, network on the CPU, outputs up. It waits for the stream in the middle, as it
-/// must.
-pub(super) struct HostColumn {
+/// A network on the host, shared by all slots.
+pub(super) struct HostEngine {
+    network: Arc<Network>,
+    engine: OnnxEngine,
+    device: Arc<Device>,
+}
+
+impl HostEngine {
+    pub(super) fn new(network: Network, engine: OnnxEngine, device: Arc<Device>) -> Self {
+        Self { network: Arc::new(network), engine, device }
+    }
+}
+
+impl ColumnEngine for HostEngine {
+    fn name(&self) -> String {
+        format!("onnx ({}) on the host", self.engine.name())
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+
+    fn accepts(&self, _: &[[usize; 4]]) -> bool {
+        // What the file states was checked when it was loaded; what it leaves free may be any length.
+        true
+    }
+
+    fn column(&self, inputs: &[usize], outputs: &[usize]) -> Result<Box<dyn Column>, SegmentError> {
+        let device = |error: CudaError| SegmentError::Device(error.to_string());
+        let mut allocator = Allocator::new(&self.device.context);
+        Ok(Box::new(HostColumn {
+            network: self.network.clone(),
+            staging: Staging::new(&mut allocator, inputs, outputs).map_err(device)?,
+            results: vec![Vec::new(); outputs.len()],
+            inputs_read: new_event(&self.device).map_err(device)?,
+        }))
+    }
+}
+
+/// One frame's way through the host: inputs down, network on the CPU, outputs up. It waits for the stream in the middle,
+/// as it must.
+struct HostColumn {
     network: Arc<Network>,
     staging: Staging,
     results: Vec<Vec<f32>>,
     inputs_read: CudaEvent,
-    deadline: Duration,
-}
-
-impl HostColumn {
-    pub(super) fn new(
-        device: &Device,
-        network: Arc<Network>,
-        staging: Staging,
-        deadline: Duration,
-    ) -> Result<Self, CudaError> {
-        let results = staging.outputs.iter().map(|_| Vec::new()).collect();
-        Ok(Self { network, staging, results, inputs_read: new_event(device)?, deadline })
-    }
 }
 
 fn device(error: DriverError) -> SegmentError {
@@ -94,8 +90,8 @@ fn device(error: DriverError) -> SegmentError {
 impl Column for HostColumn {
     unsafe fn enqueue(
         &mut self,
-        inputs: &[Tensor],
-        outputs: &[Tensor],
+        inputs: &[TensorAt],
+        outputs: &[TensorAt],
         stream: StreamHandle,
     ) -> Result<(), SegmentError> {
         let stream: sys::CUstream = stream.cast();
@@ -109,8 +105,7 @@ impl Column for HostColumn {
         }
         // SAFETY: both handles are live.
         unsafe { result::event::record(self.inputs_read.cu_event(), stream) }.map_err(device)?;
-        until_done(&self.inputs_read, self.deadline)
-            .map_err(|error| SegmentError::Device(error.to_string()))?;
+        until_done(&self.inputs_read, DEADLINE).map_err(|error| SegmentError::Device(error.to_string()))?;
         let tensors: Vec<Input<'_>> = inputs
             .iter()
             .zip(down.iter())
