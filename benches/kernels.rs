@@ -15,7 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use sparse_refine::bundle::manifest::{ChannelOrder, Upsample};
 use sparse_refine::bundle::refiner::Kernel;
 use sparse_refine::cpu::evaluate::Logits;
-use sparse_refine::cpu::fused::{FusedRefiner, InstructionSet};
+use sparse_refine::cpu::fused::{FusedConvolution, FusedRefiner, InstructionSet};
 use sparse_refine::cpu::kernel_map::{build_submanifold, pairs};
 use sparse_refine::cpu::pixels;
 use sparse_refine::cpu::resize::AreaResize;
@@ -165,20 +165,27 @@ fn select(criterion: &mut Criterion) {
     }
 }
 
-/// The reference's 3x3 submanifold convolution, from a table of neighbours.
+/// A 3x3 submanifold convolution: as the refiner runs it, tile by tile, and the reference's, from a table of neighbours.
 fn convolution(criterion: &mut Criterion) {
-    let mut group = group(criterion, "reference convolution");
+    let mut group = group(criterion, "convolution");
     let sites = bands(CAMERA, 11);
     let mut map = Vec::new();
     build_submanifold(&sites, &mut map);
     let pool = pool(1);
     for channels in [16, 32, 64] {
         let values_of = values(9 * channels * channels);
-        let conv = SparseConv::new(&Kernel { inputs: channels, outputs: channels, values: values_of });
+        let kernel = Kernel { inputs: channels, outputs: channels, values: values_of };
+        let conv = SparseConv::new(&kernel);
         let x = values(sites.len() * channels);
-        let mut y = vec![0.0; x.len()];
         group.throughput(Throughput::Elements(2 * conv.multiply_adds(pairs(&map))));
-        group.bench_function(BenchmarkId::from_parameter(channels), |b| {
+        let mut fused = FusedConvolution::new(&kernel, InstructionSet::chosen());
+        pool.install(|| fused.prepare(&sites, &x));
+        group.bench_function(BenchmarkId::new("refiner", channels), |b| {
+            b.iter(|| pool.install(|| fused.run(&sites).len()));
+        });
+        drop(fused);
+        let mut y = vec![0.0; x.len()];
+        group.bench_function(BenchmarkId::new("reference", channels), |b| {
             b.iter(|| pool.install(|| conv.run(Gather::Nine(&map), &x, &mut y, Finish::Store)));
         });
     }

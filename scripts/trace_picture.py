@@ -12,7 +12,7 @@ from pathlib import Path
 WIDTH, LEFT, ROW, GAP = 1000, 90, 26, 8
 COLOURS = {
     "upload": "#8da0cb", "preprocess": "#66c2a5", "segment": "#fc8d62", "select": "#e5c494", "refine": "#a6d854",
-    "fuse": "#e78ac3", "download": "#b3b3b3", "down": "#c7e9a0", "up": "#7fbc41", "decode": "#b3b3b3",
+    "fuse": "#e78ac3", "download": "#b3b3b3", "index": "#ffd92f", "down": "#c7e9a0", "stride": "#b2df8a", "up": "#7fbc41", "decode": "#b3b3b3",
 }
 
 

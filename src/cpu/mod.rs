@@ -21,6 +21,7 @@ pub mod select;
 mod simd;
 pub mod sites;
 pub mod sparse_conv;
+mod split;
 mod tile;
 pub mod tiles;
 pub mod unet;

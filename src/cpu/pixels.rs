@@ -198,6 +198,9 @@ fn bayer(rows: [&[u8]; 3], out: &mut [u8], pattern: RowPattern) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::simd::tests::plainly;
     use super::*;
     use crate::types::{CameraId, Size, Stamp};
 
@@ -287,20 +290,47 @@ mod tests {
         panic!("every 3x3 holds every colour");
     }
 
+    /// Compares wide and plain loops with the description of the format, at every pixel.
+    fn check(frame: &Frame<'_>) {
+        let (wide, plain) = (convert(frame), plainly(|| convert(frame)));
+        let pixels = wide.chunks_exact(3).zip(plain.chunks_exact(3)).enumerate();
+        for (pixel, (wide, plain)) in pixels {
+            let (row, column) = (pixel / frame.size.width as usize, pixel % frame.size.width as usize);
+            let want = reference(frame, row, column);
+            let place = (frame.format, frame.size, frame.step, row, column);
+            assert_eq!(wide, want, "wide loops, {place:?}");
+            assert_eq!(plain, want, "plain loops, {place:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn random_images_equal_their_description(
+            format in prop::sample::select(PixelFormat::ALL.to_vec()),
+            (width, height) in (1..=300_u32, 1..=9_u32),
+            padding in 0..9_usize,
+            bytes in prop::collection::vec(any::<u8>(), 4096),
+        ) {
+            let size = Size::new(width, height);
+            let even = Size::new(width.next_multiple_of(2), height.next_multiple_of(2));
+            let size = if format.fits(size) { size } else { even };
+            let step = format.row_bytes(size.width) + padding;
+            let data: Vec<u8> = bytes.iter().cycle().take(step * format.rows(size.height)).copied().collect();
+            check(&frame(size, format, step, &data));
+        }
+    }
+
     #[test]
     fn every_format_equals_its_per_pixel_description_with_padded_rows() {
         for format in PixelFormat::ALL {
-            for size in [Size::new(2, 2), Size::new(6, 4), Size::new(130, 6), Size::new(300, 34)] {
+            let single = Size::new(1, 1);
+            let sizes = [Size::new(2, 2), Size::new(6, 4), Size::new(130, 6), Size::new(300, 34), single];
+            for size in sizes.into_iter().filter(|&size| format.fits(size)) {
                 for padding in [0, 5] {
                     let step = format.row_bytes(size.width) + padding;
                     let data = noise(step * format.rows(size.height) - padding);
-                    let frame = frame(size, format, step, &data);
-                    let rgb = convert(&frame);
-                    for (pixel, got) in rgb.chunks_exact(3).enumerate() {
-                        let (row, column) = (pixel / size.width as usize, pixel % size.width as usize);
-                        let want = reference(&frame, row, column);
-                        assert_eq!(got, want, "{format:?} {size} +{padding} at {row},{column}");
-                    }
+                    check(&frame(size, format, step, &data));
                 }
             }
         }

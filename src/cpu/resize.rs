@@ -238,6 +238,9 @@ fn sum_whole<const N: usize>(block: &[u8], sums: &mut [u32]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::simd::tests::plainly;
     use super::*;
     use crate::bundle::manifest::ChannelOrder;
 
@@ -275,6 +278,38 @@ mod tests {
         if area < 1e-9 { 0.0 } else { total / area }
     }
 
+    /// Compares the resize, by wide and by plain loops, with [`reference`] at every cell.
+    fn check(rgb: &[u8], geometry: &Geometry) {
+        let out = resize(rgb, geometry, PLAIN);
+        assert_eq!(plainly(|| resize(rgb, geometry, PLAIN)), out, "{geometry:?}: plain and wide loops");
+        for plane in 0..3 {
+            for row in 0..geometry.grid.height {
+                for column in 0..geometry.grid.width {
+                    let cell = plane * geometry.grid.pixels() + (row * geometry.grid.width + column) as usize;
+                    let want = reference(rgb, geometry, plane, row, column);
+                    let error = (f64::from(out[cell]) - want).abs();
+                    assert!(error < 1e-4, "{geometry:?} plane {plane} at {row},{column}: {error}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn random_geometries_agree_with_overlapping_rectangles(
+            (width, height) in (1..=40_u32, 1..=24_u32),
+            (columns, rows) in (1..=12_u32, 1..=9_u32),
+            padded in any::<bool>(),
+            bytes in prop::collection::vec(any::<u8>(), 997),
+        ) {
+            let (camera, grid) = (Size::new(width, height), Size::new(columns, rows));
+            let fit = if padded { Geometry::pad } else { Geometry::stretch };
+            let rgb: Vec<u8> = bytes.iter().cycle().take(camera.pixels() * 3).copied().collect();
+            check(&rgb, &fit(camera, grid));
+        }
+    }
+
     #[test]
     fn agrees_with_overlapping_rectangles_at_every_kind_of_ratio() {
         for geometry in [
@@ -292,19 +327,7 @@ mod tests {
             Geometry::pad(Size::new(13, 4), Size::new(8, 8)),
             Geometry::pad(Size::new(3, 2), Size::new(8, 8)),
         ] {
-            let rgb = noise(geometry.camera.pixels() * 3);
-            let out = resize(&rgb, &geometry, PLAIN);
-            for plane in 0..3 {
-                for row in 0..geometry.grid.height {
-                    for column in 0..geometry.grid.width {
-                        let cell =
-                            plane * geometry.grid.pixels() + (row * geometry.grid.width + column) as usize;
-                        let want = reference(&rgb, &geometry, plane, row, column);
-                        let error = (f64::from(out[cell]) - want).abs();
-                        assert!(error < 1e-4, "{geometry:?} plane {plane} at {row},{column}: {error}");
-                    }
-                }
-            }
+            check(&noise(geometry.camera.pixels() * 3), &geometry);
         }
     }
 

@@ -396,6 +396,7 @@ fn set_bits(words: &mut [u64], start: usize, end: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::evaluate::{gather_logits, reference};
+    use super::super::simd::tests::plainly;
     use super::super::sites::Pixel;
     use super::*;
     use proptest::prelude::*;
@@ -467,6 +468,12 @@ mod tests {
         let want = slow(logits, geometry, upsample, alpha, capacity);
         let mut selection = Selection::default();
         selection.select(logits, geometry, upsample, alpha, capacity);
+        let plain = plainly(|| {
+            let mut plain = Selection::default();
+            plain.select(logits, geometry, upsample, alpha, capacity);
+            plain
+        });
+        assert_eq!((&plain.kept, plain.counts), (&selection.kept, selection.counts), "plain and wide loops");
 
         let (camera, canvas) = (geometry.camera, geometry.canvas);
         let identity: Vec<u8> = (0..logits.classes() as u8).collect();

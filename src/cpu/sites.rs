@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::simd::{Kernel, run_widest};
+use super::split::{Split, each_part};
 use crate::types::Size;
 
 /// Index of a site that is not active.
@@ -28,7 +30,10 @@ pub struct SiteSet {
     size: Size,
     row_words: usize,
     words: Vec<u64>,
+    /// Sites before each word.
     before: Vec<u32>,
+    /// Sites before each row, then all.
+    rows: Vec<u32>,
     pixels: Vec<Pixel>,
 }
 
@@ -94,30 +99,18 @@ impl SiteSet {
     /// Number of sites in all rows before `row`, which may be the height: the index of the row's first site.
     #[inline]
     pub fn before_row(&self, row: u32) -> u32 {
-        let index = row as usize * self.row_words;
-        self.before.get(index).map_or(self.pixels.len() as u32, |&before| before)
+        self.rows.get(row as usize).map_or(self.pixels.len() as u32, |&before| before)
     }
 
-    /// The sites among the four pixels from `col` on, one bit each, and the index of the first of them or of whichever
-    /// site comes next. `col` is -1 or more; pixels outside the level are absent.
+    /// The bits of a row, column `c` at bit `c % 64` of word `c / 64`, and the sites before each word. A row outside the
+    /// level has none.
     #[inline]
-    pub(crate) fn four(&self, row: i32, col: i32) -> (u32, u32) {
-        let (row, start) = (row as u32, col.max(0) as u32);
-        if row >= self.size.height || start >= self.size.width {
-            return (0, 0);
+    pub(crate) fn ranked_row(&self, row: i32) -> (&[u64], &[u32]) {
+        if row as u32 >= self.size.height {
+            return (&[], &[]);
         }
-        let (column, shift) = (start as usize / 64, start % 64);
-        let index = row as usize * self.row_words + column;
-        let word = self.words[index];
-        let next = if column + 1 < self.row_words { self.words[index + 1] } else { 0 };
-        let bits = word >> shift | next << 1 << (63 - shift);
-        let bits = if col < 0 { bits << 1 } else { bits };
-        ((bits & 0xf) as u32, self.before[index] + (word & ((1 << shift) - 1)).count_ones())
-    }
-
-    /// The bits of a row, column `c` at bit `c % 64` of word `c / 64`.
-    pub(crate) fn row_bits(&self, row: u32) -> &[u64] {
-        &self.words[row as usize * self.row_words..][..self.row_words]
+        let words = row as usize * self.row_words..(row as usize + 1) * self.row_words;
+        (&self.words[words.clone()], &self.before[words])
     }
 
     /// Makes the sites those of a list of pixels in any order; repetitions and pixels outside `size` are left out.
@@ -187,19 +180,67 @@ impl SiteSet {
         self.words.resize(self.row_words * size.height as usize, 0);
     }
 
-    /// Counts and lists the bits.
+    /// Counts and lists the bits, rows side by side.
     fn number(&mut self) {
-        self.before.clear();
-        self.pixels.clear();
-        for (row, words) in self.words.chunks_exact(self.row_words.max(1)).enumerate() {
-            for (index, &word) in words.iter().enumerate() {
-                self.before.push(self.pixels.len() as u32);
-                let mut rest = word;
-                while rest != 0 {
-                    let col = index * 64 + rest.trailing_zeros() as usize;
-                    self.pixels.push(Pixel { row: row as u16, col: col as u16 });
-                    rest &= rest - 1;
-                }
+        let Self { size, row_words, words, before, rows, pixels } = self;
+        let pitch = (*row_words).max(1);
+        before.resize(words.len(), 0);
+        rows.clear();
+        rows.resize(size.height as usize + 1, 0);
+        let counts = words.par_chunks(pitch).zip(before.par_chunks_mut(pitch)).zip(&mut rows[1..]);
+        counts
+            .with_min_len(64)
+            .for_each(|((words, before), total)| run_widest(CountRow { words, before, total }));
+        // So far every row is counted by itself.
+        for (row, before) in before.chunks_exact_mut(pitch).enumerate() {
+            let above = rows[row];
+            rows[row + 1] += above;
+            before.iter_mut().for_each(|before| *before += above);
+        }
+        pixels.resize(rows[rows.len() - 1] as usize, Pixel::default());
+        each_part(Split { starts: rows, width: 1, smallest: 64 }, pixels, &|row, pixels| {
+            let words = &words[row * *row_words..][..*row_words];
+            run_widest(ListRow { row: row as u16, words, pixels });
+        });
+    }
+}
+
+/// Sites before each word of a row, counted from the row's start, and all.
+struct CountRow<'a> {
+    words: &'a [u64],
+    before: &'a mut [u32],
+    total: &'a mut u32,
+}
+
+impl Kernel for CountRow<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let mut count = 0;
+        for (word, before) in self.words.iter().zip(self.before) {
+            *before = count;
+            count += word.count_ones();
+        }
+        *self.total = count;
+    }
+}
+
+/// The sites of a row, from left to right.
+struct ListRow<'a> {
+    row: u16,
+    words: &'a [u64],
+    pixels: &'a mut [Pixel],
+}
+
+impl Kernel for ListRow<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let mut pixels = self.pixels.iter_mut();
+        for (index, &word) in self.words.iter().enumerate() {
+            let mut rest = word;
+            while rest != 0 {
+                let col = (index * 64) as u16 + rest.trailing_zeros() as u16;
+                *pixels.next().expect("the bits were counted") = Pixel { row: self.row, col };
+                rest &= rest - 1;
             }
         }
     }
@@ -221,6 +262,7 @@ fn halve(word: u64, next: u64) -> u64 {
 pub(crate) mod tests {
     use proptest::prelude::*;
 
+    use super::super::simd::tests::plainly;
     use super::*;
 
     /// Sites of a mask given as one bool per pixel.
@@ -242,8 +284,26 @@ pub(crate) mod tests {
         })
     }
 
+    /// Masks that are full, empty, a single pixel, the last row, at sizes around a word's and of many rows.
+    pub(crate) fn edge_masks(mut check: impl FnMut(Size, &[bool])) {
+        for (width, height) in
+            [(0, 9), (7, 0), (1, 1), (2, 3), (63, 2), (64, 64), (65, 5), (129, 301), (40, 700)]
+        {
+            let size = Size::new(width, height);
+            let pixels = size.pixels();
+            check(size, &vec![true; pixels]);
+            check(size, &vec![false; pixels]);
+            for single in [0, 1, 62, 63, 64, 65, pixels / 2, pixels.saturating_sub(1)] {
+                if single < pixels {
+                    check(size, &(0..pixels).map(|pixel| pixel == single).collect::<Vec<_>>());
+                }
+            }
+            check(size, &(0..pixels).map(|pixel| pixel + width as usize >= pixels).collect::<Vec<_>>());
+        }
+    }
+
     fn check_against_mask(sites: &SiteSet, size: Size, mask: &[bool]) {
-        let mut count = 0;
+        let (mut count, mut before) = (0, vec![0]);
         for row in 0..size.height {
             for col in 0..size.width {
                 let active = mask[(row * size.width + col) as usize];
@@ -255,11 +315,11 @@ pub(crate) mod tests {
                     count += 1;
                 }
             }
+            before.push(count);
         }
         assert_eq!(sites.len(), count as usize);
-        for row in 0..=size.height {
-            let before = mask[..(row * size.width) as usize].iter().filter(|&&active| active).count();
-            assert_eq!(sites.before_row(row), before as u32, "before row {row}");
+        for (row, before) in before.into_iter().enumerate() {
+            assert_eq!(sites.before_row(row as u32), before, "before row {row}");
         }
         let Size { width, height } = size;
         for row in -1..=height as i32 {
@@ -270,12 +330,6 @@ pub(crate) mod tests {
                     expected,
                     "three from row {row}, column {col} of {size}"
                 );
-                let (bits, mut id) = sites.four(row, col);
-                for offset in 0..4 {
-                    let active = bits >> offset & 1 == 1;
-                    assert_eq!(sites.id(row, col + offset), if active { id } else { ABSENT });
-                    id += u32::from(active);
-                }
             }
         }
         for (row, col) in [(-1, 0), (0, -1), (height as i32, 0), (0, width as i32), (i32::MIN, i32::MAX)] {
@@ -312,6 +366,23 @@ pub(crate) mod tests {
                 .map(|(row, col)| (0..9).any(|k| at(2 * row + k % 3, 2 * col + k / 3)))
                 .collect();
             check_against_mask(&sites, coarse, &expected);
+        }
+    }
+
+    #[test]
+    fn full_empty_and_single_pixel_masks_are_numbered_on_any_threads() {
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut sites = SiteSet::default();
+            edge_masks(|size, mask| {
+                let active = (0..mask.len()).filter(|&pixel| mask[pixel]);
+                let width = size.width as usize;
+                let pixels = active.map(|i| Pixel { row: (i / width) as u16, col: (i % width) as u16 });
+                pool.install(|| sites.rebuild_from_pixels(size, pixels.clone()));
+                check_against_mask(&sites, size, mask);
+                plainly(|| sites.rebuild_from_pixels(size, pixels));
+                check_against_mask(&sites, size, mask);
+            });
         }
     }
 

@@ -4,10 +4,10 @@
 
 use super::super::select::Selection;
 use super::super::sites::{ABSENT, Pixel, SiteSet};
+use super::super::split::{Split, split};
 use super::beliefs::{Coarse, softmax_entropy};
 use super::isa::{InstructionSet, Isa, Kernel, LANES, Lanes, dispatch};
 use super::network::RefinedLogits;
-use super::strips::{Split, split};
 use crate::bundle::manifest::Upsample;
 use crate::bundle::refiner::{HIDDEN, Linear, MAX_CLASSES, RefinerWeights};
 

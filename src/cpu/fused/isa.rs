@@ -7,6 +7,9 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::super::simd::has_avx2;
+
 /// Floats of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -23,6 +26,12 @@ impl Lanes {
     pub(crate) fn as_floats(lanes: &[Self]) -> &[f32] {
         // SAFETY: `Lanes` is `repr(C)` and its size, 64 bytes, equals its alignment: sixteen floats and no padding.
         unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * LANES) }
+    }
+
+    /// Zeros that the system provides when they are first touched, to the thread that needs them.
+    pub(crate) fn zeros(len: usize) -> Vec<Self> {
+        // SAFETY: `Lanes` is floats and nothing else, and the float 0 is all bits zero.
+        unsafe { Box::<[Self]>::new_zeroed_slice(len).assume_init() }.into_vec()
     }
 
     /// Vectors that hold `values`, the last filled up with zeros.
@@ -75,6 +84,9 @@ pub(crate) trait Isa: Copy {
         }
         self.mul_add(p, self.power_of_two(rounded), self.splat(0.0))
     }
+    /// Asks for a vector that may be loaded soon. Any address will do.
+    #[inline(always)]
+    fn prefetch(self, _from: *const Lanes) {}
     /// Sixteen vectors as the rows of a matrix, into its columns.
     #[inline(always)]
     fn transpose(self, rows: [&Lanes; LANES], columns: &mut [Lanes; LANES]) {
@@ -117,7 +129,7 @@ impl InstructionSet {
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let vector = {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = has_avx2() && is_x86_feature_detected!("fma");
             let avx512 = avx2 && is_x86_feature_detected!("avx512f");
             [avx512.then_some(Self(Kind::Avx512)), avx2.then_some(Self(Kind::Avx2))]
         };

@@ -28,4 +28,4 @@ pub(crate) use gate::{FusedGate, Scene};
 pub(crate) use inputs::{CameraFeatures, LevelTable};
 pub use isa::{FORCE_VARIABLE, InstructionSet};
 pub(crate) use network::{Network, NetworkMemory, RefinedLogits};
-pub use refiner::FusedRefiner;
+pub use refiner::{FusedConvolution, FusedRefiner};

@@ -7,13 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use super::super::kernel_map::coarser_size;
 use super::super::sites::{Pixel, SiteSet};
 use super::super::sparse_conv::Affine;
+use super::super::split::{Split, split};
 use super::block::{Block, Step};
 use super::isa::{InstructionSet, Lanes, dispatch};
 use super::layers::{Scratch, Strip, activate, rows, rows_mut, with_scratch};
 use super::patches::Patches;
 use super::rows::{Activation, Epilogue, Rows, RowsMut};
 use super::strided::{Down, Pointwise, Taps, Up};
-use super::strips::{Split, Strips, grow, split};
+use super::strips::{Strips, grow};
 use super::winograd::Winograd;
 use crate::bundle::refiner::{Linear, RefinerSpec, RefinerWeights};
 use crate::types::{MAX_LEVELS, Size};
@@ -163,7 +164,7 @@ impl Network {
             });
             if let (Some(descent), Some(coarser)) = (&self.levels[i].descent, below.first_mut()) {
                 let fine = Rows { data: x, base: 0, width };
-                self.go_down(descent, own, fine, coarser, self.levels[i + 1].width, scratch);
+                self.go_down(i, descent, own, fine, coarser, scratch);
             }
         }
         for i in (0..self.levels.len()).rev() {
@@ -203,6 +204,7 @@ impl Network {
         *sites = [0; MAX_LEVELS];
         let (mut narrow, mut twice) = (0, 0);
         for i in 0..self.levels.len() {
+            let _span = tracing::trace_span!("index", level = i).entered();
             if i > 0 {
                 let (finer, rest) = levels.split_at_mut(i);
                 let finer = if i == 1 { finest } else { &finer[i - 1].sites };
@@ -317,19 +319,21 @@ impl Network {
         }
     }
 
-    /// The strided convolution onto the next level.
+    /// The strided convolution from level `i` onto the next.
     fn go_down(
         &self,
+        i: usize,
         descent: &Descent,
         fine: &SiteSet,
         x: Rows<'_>,
         coarser: &mut LevelMemory,
-        width: usize,
         scratch: &[Mutex<Scratch>],
     ) {
         let LevelMemory { sites, strips, outside, .. } = coarser;
+        let width = self.levels[i + 1].width;
         let out = &mut outside[..sites.len() * width];
         split(Split { starts: &strips.starts, width, smallest: 1 }, out, &|strip, starts, out| {
+            let _span = tracing::trace_span!("stride", level = i, strip).entered();
             let rows = strips.widened(strip, 0);
             let end = (2 * rows.end).min(sites.size().height);
             with_scratch(scratch, |s| {

@@ -1,9 +1,17 @@
 //! The fused network for whoever has features in memory: benchmarks, tests, other backends' references.
 
+use std::sync::Mutex;
+
 use super::super::sites::{Pixel, SiteSet};
-use super::isa::{InstructionSet, Lanes};
+use super::super::split::{Split, split};
+use super::isa::{InstructionSet, LANES, Lanes};
+use super::layers::{Scratch, Strip, with_scratch};
 use super::network::{Network, NetworkMemory, RefinedLogits, SiteFeatures};
-use crate::bundle::refiner::RefinerWeights;
+use super::patches::Patches;
+use super::rows::{Epilogue, Rows, RowsMut};
+use super::strips::Strips;
+use super::winograd::Winograd;
+use crate::bundle::refiner::{Kernel, RefinerWeights};
 
 /// A refiner with its memory.
 #[derive(Debug)]
@@ -44,6 +52,65 @@ impl FusedRefiner {
     }
 }
 
+/// One submanifold 3x3 convolution of the network, for benchmarks and tests.
+#[derive(Debug)]
+pub struct FusedConvolution {
+    set: InstructionSet,
+    conv: Winograd,
+    width: usize,
+    patches: Patches,
+    strips: Strips,
+    scratch: Vec<Mutex<Scratch>>,
+    input: Vec<Lanes>,
+    output: Vec<Lanes>,
+}
+
+impl FusedConvolution {
+    /// Packs a kernel, as many channels in as out, for an instruction set.
+    pub fn new(kernel: &Kernel, set: InstructionSet) -> Self {
+        assert_eq!(kernel.inputs, kernel.outputs);
+        Self {
+            set,
+            conv: Winograd::new(kernel, &[kernel.inputs], |_| 1.0),
+            width: kernel.inputs.div_ceil(LANES),
+            patches: Patches::default(),
+            strips: Strips::default(),
+            scratch: Vec::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+        }
+    }
+
+    /// Takes sites and their features, `[sites, channels]`, and finds the tiles.
+    pub fn prepare(&mut self, sites: &SiteSet, features: &[f32]) {
+        self.patches.rebuild(sites);
+        self.strips.rebuild(sites, 0);
+        self.scratch.resize_with(rayon::current_num_threads(), Mutex::default);
+        self.input.clear();
+        if !sites.is_empty() {
+            self.input.extend(features.chunks_exact(features.len() / sites.len()).flat_map(Lanes::pack));
+        }
+        self.output.clear();
+        self.output.resize(self.input.len(), Lanes::ZERO);
+    }
+
+    /// The convolution at the sites that were taken, filled up to whole vectors, strips side by side.
+    pub fn run(&mut self, sites: &SiteSet) -> &[f32] {
+        let Self { set, ref conv, width, ref patches, ref strips, ref scratch, ref input, .. } = *self;
+        let cut = Split { starts: &strips.starts, width, smallest: 1 };
+        split(cut, &mut self.output, &|strip, starts, output| {
+            let raw = Some(RowsMut { data: output, base: starts[0], width });
+            let strip = Strip { set, sites, patches, strips, strip, width };
+            let sources = [Rows { data: input, base: 0, width }];
+            with_scratch(scratch, |scratch| {
+                let epilogue = Epilogue { raw, ..Epilogue::default() };
+                strip.convolve(conv, 0, &sources, epilogue, &mut scratch.winograd);
+            });
+        });
+        Lanes::as_floats(&self.output)
+    }
+}
+
 /// Features that were computed before.
 struct Given<'a> {
     features: &'a [f32],
@@ -56,7 +123,7 @@ impl SiteFeatures for Given<'_> {
         assert_eq!(out.len(), pixels.len() * width);
         for (out, row) in out.chunks_exact_mut(width).zip(rows) {
             out.fill(Lanes::ZERO);
-            for (out, values) in out.iter_mut().zip(row.chunks(super::isa::LANES)) {
+            for (out, values) in out.iter_mut().zip(row.chunks(LANES)) {
                 out.0[..values.len()].copy_from_slice(values);
             }
         }

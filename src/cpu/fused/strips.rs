@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::super::sites::SiteSet;
+use super::isa::Lanes;
 
 /// Sites of a strip. What is between the layers of a strip should stay in the cache; the rows at its ends are computed
 /// twice, so it should not be too small.
@@ -14,53 +15,12 @@ const STRIPS_A_THREAD: u32 = 6;
 /// Least rows of tiles of a strip.
 const LEAST_ROWS: u32 = 8;
 
-/// How to cut a slice: `starts[i]` times `width` is where part `i` starts, less where the first does; one more entry
-/// says where the last one ends.
-#[derive(Clone, Copy)]
-pub(super) struct Split<'a> {
-    pub(super) starts: &'a [u32],
-    pub(super) width: usize,
-    /// Parts that are handed out together.
-    pub(super) smallest: usize,
-}
-
-/// Hands runs of parts of `data` to `work`, side by side: the index of the first part, the starts of the run, its data.
-pub(super) fn split<T: Send>(
-    split: Split<'_>,
-    data: &mut [T],
-    work: &(impl Fn(usize, &[u32], &mut [T]) + Sync),
-) {
-    halve(split, 0, data, work);
-}
-
-fn halve<T: Send>(
-    cut: Split<'_>,
-    first: usize,
-    data: &mut [T],
-    work: &(impl Fn(usize, &[u32], &mut [T]) + Sync),
-) {
-    let Split { starts, width, smallest } = cut;
-    let parts = starts.len() - 1;
-    if parts <= smallest.max(1) {
-        if parts > 0 {
-            work(first, starts, data);
-        }
-        return;
-    }
-    let middle = parts / 2;
-    let (low, high) = data.split_at_mut((starts[middle] - starts[0]) as usize * width);
-    rayon::join(
-        || halve(Split { starts: &starts[..=middle], ..cut }, first, low, work),
-        || halve(Split { starts: &starts[middle..], ..cut }, first + middle, high, work),
-    );
-}
-
 /// Makes `data` at least `len` long. What it held is lost if it grows: the old memory goes before the new is taken.
-pub(super) fn grow<T: Clone + Default>(data: &mut Vec<T>, len: usize) {
+pub(super) fn grow(data: &mut Vec<Lanes>, len: usize) {
     if data.len() < len {
         *data = Vec::new();
-        // A little more, so that slowly growing frames do not allocate every time.
-        data.resize(len + len / 16, T::default());
+        // More, so that slowly growing frames do not allocate every time. What is never touched takes no memory.
+        *data = Lanes::zeros(len + len / 4);
     }
 }
 
@@ -125,6 +85,7 @@ fn first_site(sites: &SiteSet, row: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::super::sites::tests::sites_of;
+    use super::super::isa::LANES;
     use super::*;
     use crate::types::Size;
 
@@ -149,25 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn every_part_is_handed_out_once_with_its_data() {
-        let starts = [0, 3, 3, 10, 11, 40];
-        for smallest in [0, 1, 2, 9] {
-            let mut data = vec![0; 80];
-            split(Split { starts: &starts, width: 2, smallest }, &mut data, &|first, run, data| {
-                assert_eq!(data.len(), (run[run.len() - 1] - run[0]) as usize * 2);
-                assert_eq!(run[0], starts[first]);
-                data.iter_mut().for_each(|value| *value += 1);
-            });
-            assert!(data.iter().all(|&count| count == 1));
-        }
-    }
-
-    #[test]
     fn memory_grows_and_never_shrinks() {
-        let mut data = vec![1.0; 3];
+        let one = Lanes([1.0; LANES]);
+        let mut data = vec![one; 3];
         grow(&mut data, 2);
-        assert_eq!(data, [1.0; 3]);
-        grow(&mut data, 100);
-        assert!(data.len() >= 100);
+        assert_eq!(data, [one; 3]);
+        grow(&mut data, 100_000);
+        assert!(data.len() >= 100_000 && data.iter().all(|&vector| vector == Lanes::ZERO));
     }
 }

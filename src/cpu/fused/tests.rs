@@ -3,10 +3,12 @@
 use proptest::prelude::*;
 
 use super::super::dense_reference::Random;
+use super::super::kernel_map::build_submanifold;
 use super::super::sites::SiteSet;
-use super::super::sites::tests::{any_mask, sites_of};
+use super::super::sites::tests::{any_mask, edge_masks, sites_of};
+use super::super::sparse_conv::{Finish, Gather, SparseConv};
 use super::super::unet::{Refiner, Workspace};
-use super::{FusedRefiner, InstructionSet};
+use super::{FusedConvolution, FusedRefiner, InstructionSet};
 use crate::bundle::refiner::{Bound, Features, RefinerSpec, RefinerWeights};
 use crate::types::Size;
 
@@ -94,6 +96,48 @@ fn empty_full_single_and_ragged_masks_equal_the_reference() {
                 assert!(worst < 1e-5, "{name} of {size}, {planes:?}: {worst}");
             }
         }
+    }
+}
+
+/// Compares one convolution with the reference, on every instruction set, in used memory.
+fn check_convolution(channels: usize, convolutions: &mut [FusedConvolution], size: Size, mask: &[bool]) {
+    let sites = sites_of(size, mask);
+    let x = Random::new(5).vector(sites.len() * channels, -1.0, 1.0);
+    let (mut map, mut expected) = (Vec::new(), vec![f32::NAN; x.len()]);
+    build_submanifold(&sites, &mut map);
+    let kernel = Random::new(6).kernel(9, channels, channels);
+    SparseConv::new(&kernel).run(Gather::Nine(&map), &x, &mut expected, Finish::Store);
+    for convolution in convolutions {
+        convolution.prepare(&sites, &x);
+        let found = convolution.run(&sites).chunks_exact(channels.next_multiple_of(16));
+        assert_eq!(found.len(), sites.len());
+        for (found, expected) in found.zip(expected.chunks_exact(channels)) {
+            for (a, b) in found.iter().zip(expected) {
+                assert!((a - b).abs() < 2e-5, "{channels} channels, {size}: {a} {b}");
+            }
+            assert!(found[channels..].iter().all(|&x| x == 0.0), "filled up with zeros");
+        }
+    }
+}
+
+fn convolutions(channels: usize) -> Vec<FusedConvolution> {
+    let kernel = Random::new(6).kernel(9, channels, channels);
+    InstructionSet::available().map(|set| FusedConvolution::new(&kernel, set)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn convolutions_of_random_masks_equal_the_reference((size, mask) in any_mask(90), channels in 1..50usize) {
+        check_convolution(channels, &mut convolutions(channels), size, &mask);
+    }
+}
+
+#[test]
+fn convolutions_of_full_empty_and_single_pixel_masks_equal_the_reference() {
+    for channels in [3, 16] {
+        let mut convolutions = convolutions(channels);
+        edge_masks(|size, mask| check_convolution(channels, &mut convolutions, size, mask));
     }
 }
 

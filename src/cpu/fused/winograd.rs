@@ -14,7 +14,7 @@ use crate::bundle::refiner::Kernel as Weights;
 const POINTS: usize = SIDE * SIDE;
 
 /// Tiles that pass together: a multiple of the rows of every instruction set, few enough to stay in the first cache.
-const BATCH: usize = 24;
+const BATCH: usize = 12;
 
 /// Transformed weights of one convolution.
 #[derive(Clone, Debug)]
@@ -25,13 +25,15 @@ pub(super) struct Winograd {
     weights: Vec<[Lanes; LANES]>,
 }
 
+/// A tile's channels at every point.
+type Points = [Lanes; POINTS];
+
 /// Work memory of a thread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WinogradScratch {
-    /// `[point][block][tile]`.
-    inputs: Vec<Lanes>,
-    /// `[point][tile]`.
-    products: Vec<Lanes>,
+    /// `[block][tile]`.
+    inputs: Vec<Points>,
+    products: Vec<Points>,
 }
 
 impl Winograd {
@@ -90,37 +92,28 @@ impl Kernel for Convolve<'_> {
         let Self { conv, patches, sources, mut epilogue, scratch } = self;
         let Winograd { panels, blocks, .. } = *conv;
         assert_eq!(sources.iter().map(|source| source.width).sum::<usize>(), blocks);
-        scratch.inputs.resize(POINTS * BATCH * blocks, Lanes::ZERO);
-        scratch.products.resize(POINTS * BATCH, Lanes::ZERO);
+        scratch.inputs.resize(BATCH * blocks, [Lanes::ZERO; POINTS]);
+        scratch.products.resize(BATCH, [Lanes::ZERO; POINTS]);
         let WinogradScratch { inputs, products } = scratch;
         for batch in patches.chunks(BATCH) {
-            let mut block = 0;
+            let mut tiles = inputs.chunks_exact_mut(BATCH);
             for source in sources {
                 for part in 0..source.width {
-                    for (tile, patch) in batch.iter().enumerate() {
-                        transform_inputs(
-                            isa,
-                            patch,
-                            source,
-                            part,
-                            &mut inputs[block * BATCH + tile..],
-                            BATCH * blocks,
-                        );
+                    let tiles = tiles.next().expect("as many as blocks");
+                    for (patch, tile) in batch.iter().zip(tiles) {
+                        transform_inputs(isa, patch, source, part, tile);
                     }
-                    block += 1;
                 }
             }
             for panel in 0..panels {
                 for point in 0..POINTS {
                     let weights = &conv.weights[(panel * POINTS + point) * blocks..][..blocks];
-                    let inputs = &inputs[point * BATCH * blocks..][..BATCH * blocks];
-                    let products = &mut products[point * BATCH..][..BATCH];
                     for first in (0..batch.len()).step_by(ROWS) {
-                        multiply::<I, ROWS>(isa, &inputs[first..], weights, &mut products[first..]);
+                        multiply::<I, ROWS>(isa, point, &inputs[first..], weights, &mut products[first..]);
                     }
                 }
-                for (tile, patch) in batch.iter().enumerate() {
-                    let outputs = transform_products(isa, products, tile);
+                for (patch, products) in batch.iter().zip(&*products) {
+                    let outputs = transform_products(isa, products);
                     epilogue.finish_tile(isa, outputs, &patch.tile(), panel);
                 }
             }
@@ -128,16 +121,12 @@ impl Kernel for Convolve<'_> {
     }
 }
 
-/// `B^T d B` of one block of channels, to every `stride`-th vector of `out`.
+/// `B^T d B` of one block of channels.
 #[inline(always)]
-fn transform_inputs<I: Isa>(
-    isa: I,
-    patch: &Patch,
-    source: &Rows<'_>,
-    part: usize,
-    out: &mut [Lanes],
-    stride: usize,
-) {
+fn transform_inputs<I: Isa>(isa: I, patch: &Patch, source: &Rows<'_>, part: usize, out: &mut Points) {
+    for row in 0..SIDE {
+        source.prefetch(isa, patch.first(row), part);
+    }
     let mut d = [[&Lanes::ZERO; SIDE]; SIDE];
     if patch.is_full() {
         for (row, d) in d.iter_mut().enumerate() {
@@ -167,7 +156,7 @@ fn transform_inputs<I: Isa>(
     for row in 0..SIDE {
         let values = spread(isa, [columns[0][row], columns[1][row], columns[2][row], columns[3][row]]);
         for (column, value) in values.into_iter().enumerate() {
-            isa.store(value, &mut out[(row * SIDE + column) * stride]);
+            isa.store(value, &mut out[row * SIDE + column]);
         }
     }
 }
@@ -185,32 +174,33 @@ fn collect<I: Isa>(isa: I, a: [I::Vector; SIDE]) -> [I::Vector; 2] {
     [isa.add(a[0], sum), isa.sub(difference, a[3])]
 }
 
-/// Inputs of `ROWS` tiles at a point times its weights.
+/// Inputs of the first `ROWS` tiles at a point times its weights.
 #[inline(always)]
 fn multiply<I: Isa, const ROWS: usize>(
     isa: I,
-    inputs: &[Lanes],
+    point: usize,
+    inputs: &[Points],
     weights: &[[Lanes; LANES]],
-    products: &mut [Lanes],
+    products: &mut [Points],
 ) {
     let mut sums = [isa.splat(0.0); ROWS];
     for (block, weights) in weights.iter().enumerate() {
-        let inputs: &[Lanes; ROWS] = inputs[block * BATCH..].first_chunk().expect("whole batches");
-        accumulate(isa, &mut sums, &inputs.each_ref(), weights);
+        let inputs: &[Points; ROWS] = inputs[block * BATCH..].first_chunk().expect("whole batches");
+        accumulate(isa, &mut sums, &inputs.each_ref().map(|tile| &tile[point]), weights);
     }
-    for (sum, product) in sums.into_iter().zip(&mut products[..ROWS]) {
-        isa.store(sum, product);
+    for (sum, products) in sums.into_iter().zip(&mut products[..ROWS]) {
+        isa.store(sum, &mut products[point]);
     }
 }
 
 /// `A^T m A` of a tile: its four outputs, row by row.
 #[inline(always)]
-fn transform_products<I: Isa>(isa: I, products: &[Lanes], tile: usize) -> [I::Vector; 4] {
+fn transform_products<I: Isa>(isa: I, products: &Points) -> [I::Vector; 4] {
     let mut columns = [[isa.splat(0.0); 2]; SIDE];
     for (column, out) in columns.iter_mut().enumerate() {
         let mut m = [isa.splat(0.0); SIDE];
         for (row, m) in m.iter_mut().enumerate() {
-            *m = isa.load(&products[(row * SIDE + column) * BATCH + tile]);
+            *m = isa.load(&products[row * SIDE + column]);
         }
         *out = collect(isa, m);
     }

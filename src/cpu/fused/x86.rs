@@ -6,13 +6,13 @@ use std::arch::x86_64::*;
 use super::isa::{EXPONENT, Isa, Kernel, LANES, Lanes};
 
 /// Runs a kernel on AVX-512. Twelve sums leave registers for weights and for the addresses of twelve rows.
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx2,fma,popcnt,bmi1,bmi2")]
 pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<_, 12>(Avx512(()))
 }
 
 /// Runs a kernel on AVX2: six sums take twelve of sixteen registers.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<_, 6>(Avx2(()))
 }
@@ -33,6 +33,11 @@ impl Isa for Avx512 {
     fn load(self, from: &Lanes) -> __m512 {
         // SAFETY: sixteen floats, 64-byte aligned, lie behind the reference.
         unsafe { _mm512_load_ps(from.0.as_ptr()) }
+    }
+    #[inline(always)]
+    fn prefetch(self, from: *const Lanes) {
+        // SAFETY: a hint, which no address makes fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
     #[inline(always)]
     fn store(self, vector: __m512, to: &mut Lanes) {
@@ -131,6 +136,11 @@ impl Isa for Avx2 {
     fn load(self, from: &Lanes) -> [__m256; 2] {
         // SAFETY: sixteen floats, 64-byte aligned, lie behind the reference.
         unsafe { [_mm256_load_ps(from.0.as_ptr()), _mm256_load_ps(from.0[HALF..].as_ptr())] }
+    }
+    #[inline(always)]
+    fn prefetch(self, from: *const Lanes) {
+        // SAFETY: a hint, which no address makes fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
     #[inline(always)]
     fn store(self, vector: [__m256; 2], to: &mut Lanes) {
