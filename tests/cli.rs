@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sparse_refine::types::Stage;
+use sparse_refine::synth::{SceneSpec, render};
+use sparse_refine::types::{Size, Stage};
 use support::TinyBundle;
 use support::recording::{CAMERA, SIZE, TRUTH, good, image, write_bag, write_good_bag};
 
@@ -118,7 +119,6 @@ fn wrong_usage_is_one_line_with_what_is_wrong_and_where_help_is() {
         (&["synth", "x", "--fps", "0"], &["--fps is 0"]),
         (&["synth", "x", "--fps", "1e-12"], &["--fps is 0.000000000001"]),
         (&["synth", "x", "--fps", "NaN"], &["--fps is NaN"]),
-        (&["synth", "x", "--scenes", "2"], &["--scenes", "--format images"]),
         (&["replay", "a", "--model", "b", "--out", "c", "--mode", "fine"], &["fine", "refined", "coarse"]),
         (&["replay", "a", "--model", "b", "--out", "c", "--alpha", "much"], &["much", "--alpha"]),
     ];
@@ -334,6 +334,25 @@ fn assert_members(value: &Value, schema: &Value, name: &str) {
     for required in schema["required"].as_array().unwrap() {
         assert!(members.contains_key(required.as_str().unwrap()), "{name} has no {required}");
     }
+}
+
+#[test]
+fn a_recording_shows_its_scenes_one_after_the_other() {
+    let place = Place::new();
+    let bag = place.text("scenes");
+    let made = run(&["synth", &bag, "--size", "64x48", "--frames", "2", "--scenes", "2", "--seed", "4"]);
+    assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut files = fs::read_dir(&bag).unwrap().map(|entry| entry.unwrap().path());
+    let data = fs::read(files.find(|path| path.extension() == Some("mcap".as_ref())).unwrap()).unwrap();
+    let places: Vec<usize> = [(4, 0), (4, 1), (5, 0), (5, 1)]
+        .into_iter()
+        .map(|(seed, frame)| {
+            let spec = SceneSpec { size: Size::new(64, 48), seed, camera: 0, frame };
+            let rgb = render(&spec).rgb;
+            data.windows(rgb.len()).position(|bytes| bytes == rgb).expect("the picture is in the recording")
+        })
+        .collect();
+    assert!(places.is_sorted(), "{places:?}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ pub(crate) struct SynthArgs {
     /// Seed of the (first) scene; the same seed gives the same pixels on every machine.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Scenes, with seeds from --seed on. Images only: a recording shows one scene.
+    /// Scenes, with seeds from --seed on; a recording shows one after the other.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) scenes: u32,
     /// A rosbag2, or folders of PNG images and labels for training.

@@ -24,9 +24,6 @@ pub(crate) fn run(args: &SynthArgs, json: bool) -> Result<(), Failure> {
     if !(0.001..=1000.0).contains(&args.fps) {
         return Err(Failure::new(USAGE, format!("--fps is {}, 0.001 to 1000 are possible", args.fps)));
     }
-    if args.scenes > 1 && args.format == SynthFormat::Bag {
-        return Err(Failure::new(USAGE, "a recording shows one scene; use --format images with --scenes"));
-    }
     make_room(&args.out, args.force)?;
     match args.format {
         SynthFormat::Bag => write_bag(args).map_err(|error| Failure::new(FILES, error))?,
@@ -68,6 +65,7 @@ fn make_room(out: &Path, force: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A recording that shows the scenes one after the other.
 fn write_bag(args: &SynthArgs) -> Result<(), BagError> {
     let mut bag = BagWriter::create(&args.out, Compression::None)?;
     let mut topics = Vec::new();
@@ -81,10 +79,12 @@ fn write_bag(args: &SynthArgs) -> Result<(), BagError> {
         topics.push((image, label, format!("camera_{name}")));
     }
     let mut cdr = Vec::new();
-    for frame in 0..args.frames {
-        let stamp_ns = START_NS + (f64::from(frame) / args.fps * 1e9).round() as i64;
+    for index in 0..u64::from(args.scenes) * u64::from(args.frames) {
+        let seed = args.seed.wrapping_add(index / u64::from(args.frames));
+        let frame = (index % u64::from(args.frames)) as u32;
+        let stamp_ns = START_NS + (index as f64 / args.fps * 1e9).round() as i64;
         for (camera, (image, label, frame_id)) in topics.iter().enumerate() {
-            let spec = SceneSpec { size: args.size, seed: args.seed, camera: camera as u32, frame };
+            let spec = SceneSpec { size: args.size, seed, camera: camera as u32, frame };
             let Scene { rgb, labels } = render(&spec);
             message(args.size, stamp_ns, frame_id, "rgb8", &rgb).write(&mut cdr);
             bag.write(*image, stamp_ns, &cdr)?;
