@@ -28,12 +28,6 @@ impl Lanes {
         unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * LANES) }
     }
 
-    /// Zeros that the system provides when they are first touched, to the thread that needs them.
-    pub(crate) fn zeros(len: usize) -> Vec<Self> {
-        // SAFETY: `Lanes` is floats and nothing else, and the float 0 is all bits zero.
-        unsafe { Box::<[Self]>::new_zeroed_slice(len).assume_init() }.into_vec()
-    }
-
     /// Vectors that hold `values`, the last filled up with zeros.
     pub(crate) fn pack(values: &[f32]) -> Vec<Self> {
         let pack = |chunk: &[f32]| {

@@ -19,8 +19,9 @@ const LEAST_ROWS: u32 = 8;
 pub(super) fn grow(data: &mut Vec<Lanes>, len: usize) {
     if data.len() < len {
         *data = Vec::new();
-        // More, so that slowly growing frames do not allocate every time. What is never touched takes no memory.
-        *data = Lanes::zeros(len + len / 4);
+        // A little more, so that slowly growing frames do not allocate every time. It takes memory at once: zeros of this
+        // alignment are written, not left to the system.
+        data.resize(len + len / 16, Lanes::ZERO);
     }
 }
 
