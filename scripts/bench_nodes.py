@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The live node beside plain Python nodes, each alone, one frame at a time: from publishing a frame to having its label.
 
-    scripts/ros_run.sh scripts/bench_nodes.py BUNDLE DENSE_BUNDLE [--size 3840x2160] [--frames 10]
+    scripts/ros_run.sh scripts/bench_nodes.py BUNDLE DENSE_BUNDLE SCENES [--frames 10]
 
-Prints one JSON list. PYTHONPATH must lead to onnxruntime and Pillow. Needs `make ros`.
+SCENES is a folder of `synth --format images`; its pictures are shown in turn. Prints one JSON list. PYTHONPATH must lead to onnxruntime and Pillow. Needs `make ros`.
 """
 
 import argparse
@@ -19,14 +19,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/ros"))
-from conftest import NODE, Peer, image, picture, qos  # noqa: E402
+import numpy as np  # noqa: E402
+from conftest import NODE, Peer, image, qos  # noqa: E402
+from PIL import Image as Picture  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 WAIT_S = 60
 WARM_UP = 2
 
 
-def measure(program, topics, size, frames, domain) -> list:
+def measure(program, topics, pictures, frames, domain) -> list:
     """Milliseconds from publishing to the label, per frame."""
     peer = Peer(domain)
     log = tempfile.TemporaryFile()
@@ -34,10 +36,9 @@ def measure(program, topics, size, frames, domain) -> list:
     try:
         got = peer.listen(Image, topics[1], qos(depth=1), keep=lambda message: (time.monotonic(), message.header.stamp.sec))
         out = peer.publisher(Image, topics[0], qos(False, 1))
-        pixels = picture(size)
         times = []
         for frame in range(1, frames + WARM_UP + 1):
-            message = image(pixels, frame * 10**9)
+            message = image(pictures[frame % len(pictures)], frame * 10**9)
             sent = time.monotonic()
             out.publish(message)
             while not (got and got[-1][1] == frame):
@@ -61,11 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("dense_bundle", type=Path)
-    parser.add_argument("--size", default="3840x2160")
+    parser.add_argument("scenes", type=Path)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--domain", type=int, default=91)
     a = parser.parse_args()
-    size = tuple(int(length) for length in a.size.split("x"))
+    pictures = [np.asarray(Picture.open(path)) for path in sorted((a.scenes / "images").iterdir())]
 
     def ours(mode):
         settings = {"model": a.bundle.resolve(), "mode": mode, "cameras": "c", "backend": "cpu"}
@@ -88,7 +89,7 @@ def main() -> None:
         cases = {name: case for name, case in cases.items() if str(NODE) not in map(str, case[0])}
     result = []
     for number, (name, (program, topics)) in enumerate(cases.items()):
-        times = measure([str(word) for word in program], topics, size, a.frames, a.domain + number)
+        times = measure([str(word) for word in program], topics, pictures, a.frames, a.domain + number)
         result.append({"node": name, "p50_ms": round(statistics.median(times), 1), "max_ms": round(max(times), 1)})
     print(json.dumps(result))
 

@@ -135,9 +135,10 @@ def kernels(b):
         unit, of = ("GFLOP/s", "multiply-add") if kind == "Elements" else ("GB/s", "triad")
         rows.append([name, ms(time_ms), f"{rate:.1f} {unit}", f"{100 * rate / top:.0f} % of {of}"])
     for channels in (32, 64):
-        _, _, rate = b.kernels[f"convolution/refiner/{channels}"]
-        share = 100 * rate / b.peaks["multiply-add/1"]
-        b.target(f"sparse 3x3 convolution, {channels} channels, of the multiply-add peak", "at least 60 %", f"{share:.0f} %",
+        share, direct = (100 * b.kernels[f"convolution/{which}/{channels}"][2] / b.peaks["multiply-add/1"]
+                         for which in ("refiner", "reference"))
+        b.target(f"sparse 3x3 convolution, {channels} channels, its definition's operations against the multiply-add peak",
+                 "at least 60 %", f"{share:.0f} % (Winograd, which executes fewer); direct, as reference: {direct:.0f} %",
                  share >= 60)
     return [*lines, "", *table(["kernel", "ms", "rate", "of the peak"], rows)]
 
@@ -367,9 +368,12 @@ def nodes(b):
     """Nodes end to end over DDS, one camera, one frame at a time: `scripts/bench_nodes.py`."""
     if not (ROOT / ".ros").exists() and "AMENT_PREFIX_PATH" not in os.environ:
         raise Left("no ROS 2: make ros")
-    text = b.call(["scripts/ros_run.sh", "scripts/bench_nodes.py", b.bundle, b.dense_bundle, "--size", SIZE, "--frames",
-                   FRAMES], {"PYTHONPATH": ":".join(str(p) for p in (ROOT / ".venv").glob("lib/python3*/site-packages"))},
-                  limit_s=240)
+    scenes = b.out / "scenes"
+    shutil.rmtree(scenes, ignore_errors=True)
+    b.call([b.tool, "synth", scenes, "--format", "images", "--size", SIZE, "--frames", 1, "--scenes", 4, "--seed", 9100])
+    packages = {"PYTHONPATH": ":".join(str(p) for p in (ROOT / ".venv").glob("lib/python3*/site-packages"))}
+    text = b.call(["scripts/ros_run.sh", "scripts/bench_nodes.py", b.bundle, b.dense_bundle, scenes, "--frames", FRAMES],
+                  packages, limit_s=240)
     rows = [[entry["node"], ms(entry["p50_ms"]), ms(entry["max_ms"])] for entry in last_json(text)]
     missing = [] if any("sparse_refine" in row[0] for row in rows) else ["", "sparse_refine_node was not built: make ros."]
     return table(["node", "published to label received, p50", "most"], rows) + missing
