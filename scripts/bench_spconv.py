@@ -9,6 +9,7 @@ tables included. Before anything is timed, both are compared on a small mask. Ne
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from sparse_refine_training import tensors, unet  # noqa: E402
 
 TOLERANCE = 1e-4  # of the largest logit
+TRIES = 10
 NATIVE = {"bias": False, "algo": ConvAlgo.Native}  # the only algorithm of the CPU build
 
 
@@ -114,7 +116,7 @@ def median_ms(work, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="with more than 1, only how often its logits are wrong")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", default="3840x2160")
     parser.add_argument("--percent", type=int, default=11)
@@ -131,15 +133,29 @@ def main():
     with torch.no_grad():
         small = bands((203, 118), 11)
         features = torch.randn(int(small.sum()), width)
-        wanted, found = torch_reference(small, features), network(small, features)
-        error = float((wanted - found).abs().max() / wanted.abs().max())
-        if error > TOLERANCE:
-            sys.exit(f"spconv's logits differ by {error:.1e} of the largest")
+        wanted = torch_reference(small, features)
+
+        def error():
+            try:
+                return float((wanted - network(small, features)).abs().max() / wanted.abs().max())
+            except RuntimeError:  # the sites of two levels do not fit
+                return math.inf
+
+        torch.set_num_threads(1)
+        alone = error()
+        if alone > TOLERANCE:
+            sys.exit(f"spconv's logits differ by {alone:.1e} of the largest")
+        # With more threads spconv 2.3.8 races with itself: its logits differ from run to run.
+        torch.set_num_threads(a.threads)
+        wrong = sum(error() > TOLERANCE for _ in range(TRIES))
+        if a.threads > 1:
+            print(json.dumps({"threads": a.threads, "tries": TRIES, "wrong": wrong}))
+            return
         mask = bands([int(n) for n in a.size.split("x")], a.percent)
         features = torch.randn(int(mask.sum()), width)
         print(json.dumps({
             "spconv": spconv.__version__, "torch": torch.__version__, "threads": a.threads, "runs": a.runs,
-            "sites": int(mask.sum()), "largest_relative_error": error,
+            "sites": int(mask.sum()), "largest_relative_error": alone,
             "spconv_ms": median_ms(lambda: network(mask, features), a.runs),
             "torch_ms": median_ms(lambda: torch_reference(mask, features), a.runs),
             "gmac": round(model.macs(model.pyramid(mask[None])) / 1e9, 2),
