@@ -3,7 +3,8 @@
 
     scripts/ros_run.sh scripts/bench_nodes.py BUNDLE DENSE_BUNDLE SCENES [--frames 10]
 
-SCENES is a folder of `synth --format images`; its pictures are shown in turn. Prints one JSON list. PYTHONPATH must lead to onnxruntime and Pillow. Needs `make ros`.
+SCENES is a folder of `synth --format images`; its pictures are shown in turn. Prints one JSON list. PYTHONPATH must lead to
+onnxruntime and Pillow. Needs `make ros`.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def add_command(commands):
     parser.add_argument("--halo", type=int, default=32)
     parser.add_argument("--threshold", type=float, default=0.5, help="on the weight map (0.5)")
     parser.add_argument("--area", type=areas, default=(0.15,), help="area budget; several, as .1,.2,.3, are a sweep")
-    parser.add_argument("--area-weight", type=float, default=1.0, help="of the area penalty in the loss (1)")
+    parser.add_argument("--area-weight", type=float, default=1.0, help="of the area penalty in the loss, on crops (1)")
     parser.add_argument("--regulariser", choices=("entropy", "kl"), default="entropy")
     parser.add_argument("--remove", type=int, default=1, help="residual units that the stage prune removes (1)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
