@@ -25,21 +25,26 @@ class Level:
         self.sites = mask.nonzero()  # [sites, 3]: image, row, column
         self.count = len(self.sites)
         images, height, width = mask.shape
-        # A border of one pixel, so that neighbours outside the image need no test.
-        self._index = torch.full((images, height + 2, width + 2), self.count)
-        self._index[:, 1:-1, 1:-1][mask] = torch.arange(self.count)
+        # A border of one pixel, so that neighbours outside the image need no test. 32 bits halve what the tables take.
+        self._index = torch.full((images, height + 2, width + 2), self.count, dtype=torch.int32)
+        self._index[:, 1:-1, 1:-1][mask] = torch.arange(self.count, dtype=torch.int32)
 
-    def lookup(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Number of the site at each (image, row, column), `count` where there is none."""
+    def around(self, sites: torch.Tensor) -> torch.Tensor:
+        """Numbers of the sites in the 3x3 window whose first pixel is (image, row, column), `count` where there is none.
+
+        Taps are columns of the result. Windows may reach one pixel beyond the image.
+        """
         _, height, width = self._index.shape
-        row, column = row.clamp(-1, height - 2) + 1, column.clamp(-1, width - 2) + 1
-        return self._index.view(-1).index_select(0, (image * height + row) * width + column)
+        image, row, column = sites.unbind(1)
+        first = (image * height + row + 1) * width + column + 1
+        taps = torch.tensor([dr * width + dc for dr, dc in TAPS])
+        windows = first[:, None] + taps
+        return self._index.view(-1).index_select(0, windows.view(-1)).view(windows.shape)
 
 
 def submanifold_table(level: Level) -> torch.Tensor:
     """`y[r, c] = sum_k K[k]^T x[r + dr - 1, c + dc - 1]` at the same sites."""
-    image, row, column = level.sites.unbind(1)
-    return torch.stack([level.lookup(image, row + dr - 1, column + dc - 1) for dr, dc in TAPS], 1)
+    return level.around(level.sites - torch.tensor([0, 1, 1]))
 
 
 def down_level(level: Level, bound: str) -> Level:
@@ -59,19 +64,17 @@ def down_level(level: Level, bound: str) -> Level:
 
 def down_table(fine: Level, coarse: Level) -> torch.Tensor:
     """`y[o] = sum_k K[k]^T x[2*o_r + dr, 2*o_c + dc]`."""
-    image, row, column = coarse.sites.unbind(1)
-    return torch.stack([fine.lookup(image, 2 * row + dr, 2 * column + dc) for dr, dc in TAPS], 1)
+    return fine.around(coarse.sites * torch.tensor([1, 2, 2]))
 
 
-def up_table(fine: Level, coarse: Level) -> torch.Tensor:
+def up_table(down: torch.Tensor, fine: Level) -> torch.Tensor:
     """The pairs of `down_table` the other way, `y[2*o + d] += K[k]^T x[o]`; a site without a pair gets zero."""
-    image, row, column = fine.sites.unbind(1)
-    table = []
-    for dr, dc in TAPS:
-        r, c = row - dr, column - dc
-        found = coarse.lookup(image, r.div(2, rounding_mode="floor"), c.div(2, rounding_mode="floor"))
-        table.append(found.masked_fill((r % 2 + c % 2) > 0, coarse.count))
-    return torch.stack(table, 1)
+    outputs, taps = down.shape
+    table = down.new_full((fine.count + 1, taps), outputs)
+    pairs = down.long() * taps + torch.arange(taps)
+    numbers = torch.arange(outputs, dtype=down.dtype)[:, None].expand_as(pairs)
+    table.view(-1).scatter_(0, pairs.reshape(-1), numbers.reshape(-1))
+    return table[: fine.count]  # the row after it took the taps without an input
 
 
 class Pyramid:
@@ -86,7 +89,7 @@ class Pyramid:
         self.same = [submanifold_table(level) for level in self.levels]
         pairs = list(zip(self.levels, self.levels[1:]))
         self.down = [down_table(fine, coarse) for fine, coarse in pairs]
-        self.up = [up_table(fine, coarse) for fine, coarse in pairs]
+        self.up = [up_table(table, fine) for table, fine in zip(self.down, self.levels)]
 
 
     def to(self, device: torch.device) -> Pyramid:
@@ -99,24 +102,32 @@ class Pyramid:
 class _GatherConv(torch.autograd.Function):
     """Both directions gather: scattering with repeated rows is slow in PyTorch on a CPU.
 
-    The gathered rows are not kept but gathered again: a chunk that stays in the cache costs less than the memory for
-    nine times the features, and whole 8 MP frames fit.
+    The gathered rows are not kept: a chunk that stays in the cache costs less than the memory for nine times the
+    features, and whole 8 MP frames fit. Backwards, the gradients that reach an input by each tap, side by side, serve
+    for its own gradient and for the kernel's.
     """
 
     @staticmethod
     def forward(ctx, x, weight, table, reverse):
-        ctx.save_for_backward(x, weight, table, reverse)
-        return _gather_multiply(x, table, weight.reshape(-1, weight.shape[2]))
+        ctx.save_for_backward(x, weight, reverse)
+        out = x.new_empty(len(table), weight.shape[2])
+        flat = weight.reshape(-1, weight.shape[2])
+        for rows, gathered in _chunks(x, table):
+            torch.mm(gathered, flat, out=out[rows])
+        return out
 
     @staticmethod
     def backward(ctx, gradient):
-        x, weight, table, reverse = ctx.saved_tensors
-        of_weight = _gathered_outer(x, table, gradient).view(weight.shape)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            flat = weight.transpose(1, 2).reshape(-1, weight.shape[1])
-            of_x = _gather_multiply(gradient, reverse, flat)
-        return of_x, of_weight, None, None
+        x, weight, reverse = ctx.saved_tensors
+        taps, inputs, outputs = weight.shape
+        of_weight, of_x = x.new_zeros(inputs, taps * outputs), torch.empty_like(x)
+        flat = weight.transpose(1, 2).reshape(-1, inputs)
+        for rows, gathered in _chunks(gradient, reverse):
+            of_weight.addmm_(x[rows].t(), gathered)
+            if ctx.needs_input_grad[0]:
+                torch.mm(gathered, flat, out=of_x[rows])
+        of_weight = of_weight.view(inputs, taps, outputs).transpose(0, 1)
+        return of_x if ctx.needs_input_grad[0] else None, of_weight, None, None
 
 
 def _convolve(x, weight, table, reverse):
@@ -124,37 +135,20 @@ def _convolve(x, weight, table, reverse):
     return _GatherConv.apply(x, weight, table, reverse)
 
 
-def _gather_multiply(x, table, flat):
-    """The rows of `x` that `table` names, side by side, times `flat`."""
-    padded, out = _pad(x), x.new_empty(len(table), flat.shape[1])
-    for rows, columns in _chunks(padded, table):
-        torch.mm(columns, flat, out=out[rows])
-    return out
+def _chunks(x, table):
+    """(slice of the table, the rows of `x` it names side by side, `[rows, taps * channels]`), zero where it names none.
 
-
-def _gathered_outer(x, table, gradient):
-    """The rows of `x` that `table` names, side by side and transposed, times `gradient`."""
-    padded = _pad(x)
-    out = x.new_zeros(table.shape[1] * x.shape[1], gradient.shape[1])
-    for rows, columns in _chunks(padded, table):
-        out.addmm_(columns.t(), gradient[rows])
-    return out
-
-
-def _chunks(padded, table):
-    """(slice of outputs, gathered rows `[outputs, taps * channels]`); the rows hold until the next chunk is drawn."""
+    The rows hold until the next chunk is drawn.
+    """
+    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
     taps, channels = table.shape[1], padded.shape[1]
     step = CHUNK if padded.device.type == "cpu" else GPU_CHUNK
     buffer = padded.new_empty(min(step, len(table)) * taps, channels)
     for start in range(0, len(table), step):
         part = table[start : start + step]
-        columns = buffer[: part.numel()]
-        torch.index_select(padded, 0, part.reshape(-1), out=columns)
-        yield slice(start, start + len(part)), columns.view(len(part), taps * channels)
-
-
-def _pad(x):
-    return torch.cat([x, x.new_zeros(1, x.shape[1])])
+        gathered = buffer[: part.numel()]
+        torch.index_select(padded, 0, part.reshape(-1), out=gathered)
+        yield slice(start, start + len(part)), gathered.view(len(part), taps * channels)
 
 
 def submanifold(x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,7 @@ class LabelLoss:
 
     def __call__(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label = self.lookup[label]
-        log_p = logits.log_softmax(1)
+        log_p = logits.t().log_softmax(0).t()  # as in `selection.softmax`
         if self.groups is not None:
             log_p = (log_p.exp() @ self.groups).clamp(min=1e-8).log()
         known = self.weights[: logits.shape[1]] if self.groups is None else self.weights[: self.groups.shape[1]]

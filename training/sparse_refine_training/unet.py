@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import sparse
-from .selection import entropy
+from .selection import entropy, softmax
 
 FEATURES = ("rgb", "rgb+probabilities")
 GATE_WIDTH = 64
@@ -105,7 +105,7 @@ class Refiner(nn.Module):
 
     def site_features(self, rgb, y1):
         """Normalised colours `[sites, 3]`, and the coarse softmax where the network wants it."""
-        return rgb if self.features == "rgb" else torch.cat([rgb, y1.softmax(1)], 1)
+        return rgb if self.features == "rgb" else torch.cat([rgb, softmax(y1)], 1)
 
     def refine(self, pyramid, features):
         """Fine logits `y2`, `[sites, classes]`."""
@@ -115,8 +115,8 @@ class Refiner(nn.Module):
 
     def fuse(self, y1, y2):
         """Mixes coarse and fine logits. Returns (out `[sites, classes]`, weight of the coarse ones `[sites]`)."""
-        gate = torch.cat([y1.softmax(1), entropy(y1)[:, None], y2.softmax(1), entropy(y2)[:, None]], 1)
-        weights = self.gate(gate).softmax(1)
+        columns = [part for y in (y1, y2) for part in (softmax(y), entropy(y.t()[None]).t())]
+        weights = softmax(self.gate(torch.cat(columns, 1)))
         return self.fuser(weights[:, :1] * y1 + weights[:, 1:] * y2), weights[:, 0]
 
     def forward(self, pyramid, rgb, y1):
