@@ -22,6 +22,9 @@ def add_command(commands):
     parser.add_argument("--limit", type=int, help="use the first scenes only")
     parser.add_argument("--without-fold", metavar="K/N", help="leave the K-th of N parts of the scenes out")
     parser.add_argument(
+        "--scale", type=span, default=(1, 1), metavar="LOW,HIGH", help="enlarge windows by a random factor (1,1)"
+    )
+    parser.add_argument(
         "--precision", choices=PRECISIONS, default="f32", help="bf16: convolutions in 16 bits, where the CPU has them"
     )
     loop.add_options(parser, learning_rate=2e-3)
@@ -32,6 +35,14 @@ def size(text):
     """`960x544` as (height, width)."""
     width, height = (int(part) for part in text.lower().split("x"))
     return height, width
+
+
+def span(text):
+    """`0.75,1.5` as (0.75, 1.5)."""
+    low, high = (float(part) for part in text.split(","))
+    if not 0 < low <= high:
+        raise ValueError(text)
+    return low, high
 
 
 def run(options):
@@ -101,21 +112,38 @@ def soft_cross_entropy(logits, share, weights):
 
 
 def batch(images, shares, options, rng):
-    """Random windows, half of them mirrored."""
-    height, width = options.crop
+    """Random windows, half of them mirrored: colours `[n, 3, h, w]`, 0 to 255, and class shares `[n, classes, h, w]`."""
     pictures, targets = [], []
     for index in rng.integers(len(images), size=options.batch):
-        # Origins at multiples of the logit stride, as everywhere in a whole image.
-        top = LOGIT_STRIDE * rng.integers((images[index].shape[1] - height) // LOGIT_STRIDE + 1)
-        left = LOGIT_STRIDE * rng.integers((images[index].shape[2] - width) // LOGIT_STRIDE + 1)
-        window = (slice(top, top + height), slice(left, left + width))
-        picture, target = images[index][(slice(None), *window)], shares[index][(slice(None), *window)]
+        factor = rng.uniform(*options.scale) if options.scale != (1, 1) else 1
+        picture, target = window(images[index], shares[index], options.crop, factor, rng)
         if rng.random() < 0.5:
             picture, target = picture[..., ::-1], target[..., ::-1]
         pictures.append(picture.astype(np.float32))
         targets.append(target.astype(np.float32) / 255)
     image = torch.from_numpy(np.stack(pictures))
     return photometric(image, rng), torch.from_numpy(np.stack(targets))
+
+
+def window(image, share, crop, factor, rng):
+    """A random window of a scene, enlarged by `factor`; what lies beyond the scene is black and has no labels."""
+    origin, extent = [], []
+    for side, size in zip(crop, image.shape[1:]):
+        length = min(round(side / factor), size)
+        # Origins at multiples of the logit stride, as everywhere in a whole image.
+        origin.append(LOGIT_STRIDE * int(rng.integers((size - length) // LOGIT_STRIDE + 1)))
+        extent.append(length)
+    cut = tuple(slice(first, first + length) for first, length in zip(origin, extent))
+    picture, target = image[(slice(None), *cut)], share[(slice(None), *cut)]
+    if factor == 1:
+        return picture, target
+    inside = [min(side, round(length * factor)) for side, length in zip(crop, extent)]
+    resized = []
+    for part in (picture, target):
+        part = torch.from_numpy(part.astype(np.float32))[None]
+        part = F.interpolate(part, inside, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
+        resized.append(F.pad(part, (0, crop[1] - inside[1], 0, crop[0] - inside[0])).numpy())
+    return resized
 
 
 def load_segmenter(path):

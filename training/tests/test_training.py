@@ -264,6 +264,28 @@ def test_gate_weighs_by_entropy_and_probability_only():
     torch.testing.assert_close(model.fuse(y1, y2)[1], model.fuse(y1 + 5, y2)[1])
 
 
+def test_windows_scale_colours_and_labels_together():
+    image, share = np.zeros((3, 32, 48), np.uint8), np.zeros((2, 32, 48), np.uint8)
+    image[:, :, 24:], share[1, :, 24:], share[0, :, :24] = 200, 255, 255
+    rng = np.random.default_rng(0)
+    for factor in (1, 0.5, 1.5, 3):
+        picture, target = train_segmenter.window(image, share, (32, 48), factor, rng)
+        assert picture.shape == (3, 32, 48) and target.shape == (2, 32, 48)
+        inside = target.sum(0) > 0
+        assert inside.mean() == (factor**2 if factor < 1 else 1), factor
+        # A pixel is as bright as it is of class 1, in the middle of the blur too.
+        np.testing.assert_allclose(picture[0], target[1] * (200 / 255), atol=1.0)
+    small = train_segmenter.window(image, share, (32, 48), 0.5, rng)[0]
+    assert small[0, :16, 14:24].min() > 150 and small[0, 16:].max() == 0 and small[0, :, 24:].max() == 0
+
+
+@pytest.mark.parametrize("text", ["0,1", "2,1", "1", "a,b"])
+def test_a_wrong_span_of_scales_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        command("segmenter data --out x.pt --scale " + text)
+    assert "--scale" in capsys.readouterr().err
+
+
 def test_schedule_warms_up_and_ends_at_zero():
     values = [loop.schedule(p) for p in (0.0, 0.015, 0.03, 0.5, 1.0)]
     assert values[0] < values[1] < values[2] == 1.0 and 0.4 < values[3] < 0.6 and values[4] == pytest.approx(0)
