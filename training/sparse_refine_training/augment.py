@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
-from .data import photometric
+from .data import IGNORE, photometric
 
 KINDS = ("none", "mild", "strong")
 SCALES = {"none": (1, 1), "mild": (1, 1), "strong": (0.5, 2)}  # METHODS 1.4 for `strong`
@@ -37,10 +38,36 @@ def distort(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return image
 
 
-def scale(kind: str, rng: np.random.Generator) -> float:
-    """Factor by which a picture is enlarged."""
-    low, high = SCALES[kind]
-    return 1.0 if low == high else float(rng.uniform(low, high))
+def factor(span: tuple, rng: np.random.Generator) -> float:
+    """By how much to enlarge a picture, between the two numbers of `span`."""
+    low, high = span
+    return float(low if low == high else rng.uniform(low, high))
+
+
+def scene(image: np.ndarray, label: np.ndarray, span: tuple, rng: np.random.Generator) -> tuple:
+    """A picture uint8 `[h, w, 3]` and its labels enlarged by a factor of `span`, at a random place in their own size.
+
+    What lies beyond the picture is black and not labelled.
+    """
+    scale = factor(span, rng)
+    if scale == 1:
+        return image, label
+    height, width = label.shape
+    size = (round(width * scale), round(height * scale))
+    big = np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+    big_label = np.asarray(Image.fromarray(label).resize(size, Image.NEAREST))
+    out, out_label = np.zeros_like(image), np.full_like(label, IGNORE)
+    ours, theirs = zip(*(_overlap(side, other, rng) for side, other in zip(label.shape, big_label.shape)))
+    out[ours], out_label[ours] = big[theirs], big_label[theirs]
+    return out, out_label
+
+
+def _overlap(side: int, other: int, rng: np.random.Generator) -> tuple:
+    """Where a stretch of `other` pixels, laid at random, lies in one of `side` pixels: both slices."""
+    start = int(rng.integers(abs(side - other) + 1))
+    length = min(side, other)
+    ours, theirs = (start, 0) if other < side else (0, start)
+    return slice(ours, ours + length), slice(theirs, theirs + length)
 
 
 def _hue_rotation(angle: float) -> torch.Tensor:

@@ -28,6 +28,7 @@ class CoarseScene:
     columns: np.ndarray
     places: dict = field(default_factory=dict)  # class: flat pixel numbers of some of its selected pixels
     pixels: np.ndarray | None = None  # selected pixels of each class
+    frozen: Frozen | None = None  # whom the logits are from
 
 
 def prepare(
@@ -43,7 +44,7 @@ def prepare(
     view = frozen.look(image, path)
     selected = view.entropy() > alpha
     logits = view.logits[0].numpy().astype(np.float16)
-    scene = CoarseScene(frozen.ordered(image), label, logits, selected, view.rows, view.columns)
+    scene = CoarseScene(frozen.ordered(image), label, logits, selected, view.rows, view.columns, frozen=frozen)
     flat = np.flatnonzero(view.to_pixels(selected))
     labels = label.reshape(-1)[flat]
     scene.pixels = np.bincount(labels, minlength=IGNORE + 1)[:classes]
@@ -51,6 +52,17 @@ def prepare(
         found = flat[labels == value]
         scene.places[int(value)] = rng.choice(found, min(PLACES, len(found)), replace=False)
     return scene
+
+
+def changed(scene: CoarseScene, alpha: float, kind: str, span: tuple, rng: np.random.Generator) -> CoarseScene:
+    """The scene after random changes, with what the segmenter says about the changed picture.
+
+    It is less certain of such a picture than of one that it was trained on, as it will be of new ones.
+    """
+    image, label = augment.scene(scene.frozen.ordered(scene.image), scene.label, span, rng)
+    planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
+    image = augment.colours(planes, kind, rng)[0].round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return prepare(image, label, scene.frozen, alpha, len(scene.pixels), rng)
 
 
 def window(scene: CoarseScene, extent: tuple, step: int, rng: np.random.Generator) -> tuple:
@@ -72,13 +84,13 @@ def window(scene: CoarseScene, extent: tuple, step: int, rng: np.random.Generato
     return tuple(origin)
 
 
-def cut(scene: CoarseScene, crop: tuple, step: int, kind: str, rng: np.random.Generator) -> tuple:
+def cut(scene: CoarseScene, crop: tuple, step: int, span: tuple, rng: np.random.Generator) -> tuple:
     """One window: (mask `[h, w]`, picture float32 `[3, h, w]`, logits `[sites, channels]`, labels `[sites]`).
 
-    Scenes smaller than the crop leave the rest of it unselected. Enlarged or shrunk windows take labels and logits from
-    the nearest pixel, and colours bilinearly.
+    Scenes smaller than the crop leave the rest of it unselected. Windows are enlarged by a random factor of `span`: labels
+    and logits from the nearest pixel, colours bilinearly.
     """
-    scale = augment.scale(kind, rng)
+    scale = augment.factor(span, rng)
     extent = crop if scale == 1 else tuple(int(np.ceil(side / scale)) for side in crop)
     origin = window(scene, extent, step, rng)
     lines = []
@@ -107,14 +119,12 @@ def cut(scene: CoarseScene, crop: tuple, step: int, kind: str, rng: np.random.Ge
     return mask, picture, logits, scene.label[from_rows, from_columns]
 
 
-def batch(
-    scenes: list, crop: tuple, count: int, step: int, kind: str, frozen: Frozen, rng: np.random.Generator
-) -> tuple:
-    """(mask `[n, h, w]`, colours `[sites, 3]`, coarse logits `[sites, channels]`, labels `[sites]`)."""
-    parts = [cut(scenes[index], crop, step, kind, rng) for index in rng.integers(len(scenes), size=count)]
+def batch(scenes: list, crop: tuple, step: int, kind: str, span: tuple, rng: np.random.Generator) -> tuple:
+    """A window of each: (mask `[n, h, w]`, colours `[sites, 3]`, coarse logits `[sites, channels]`, labels `[sites]`)."""
+    parts = [cut(scene, crop, step, span, rng) for scene in scenes]
     masks, pictures, logits, labels = zip(*parts)
     mask = torch.from_numpy(np.stack(masks))
     image = augment.colours(torch.from_numpy(np.stack(pictures)), kind, rng)
-    image = normalise(image, frozen.mean, frozen.std)
+    image = normalise(image, scenes[0].frozen.mean, scenes[0].frozen.std)
     y1 = torch.from_numpy(np.concatenate(logits).astype(np.float32))
     return mask, image.permute(0, 2, 3, 1)[mask], y1, torch.from_numpy(np.concatenate(labels).astype(np.int64))

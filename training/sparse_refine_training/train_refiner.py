@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from . import augment, coarse, crops, loop
 from .data import IGNORE, DataError, Dataset
 from .sparse import BOUNDS
-from .train_segmenter import mild_weights, size
+from .train_segmenter import mild_weights, size, span
 from .unet import FEATURES, Refiner
 
 WEIGHT_DECAY = 1e-2
@@ -42,6 +42,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", type=size, default=(256, 256), help="training window in pixels (256x256)")
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--augment", choices=augment.KINDS, default="mild", help="strong: as METHODS 1.4 (mild)")
+    parser.add_argument("--scale", type=span, metavar="LOW,HIGH", help="enlarge by other factors than --augment does")
+    parser.add_argument(
+        "--ask-again", action="store_true",
+        help="change whole pictures and ask the segmenter about them at each step: for few and small pictures",
+    )
     parser.add_argument("--class-weights", choices=WEIGHTS, default="mild", help="weight of rare classes (mild)")
     parser.add_argument("--limit", type=int, help="use the first scenes only")
     parser.add_argument(
@@ -163,10 +168,15 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
         "scenes": [sets[0].scenes[0].name, sets[-1].scenes[-1].name, len(scenes)],
     }
 
+    scales = options.scale or augment.SCALES[options.augment]
+
     def step(rng):
-        mask, rgb, y1, label = crops.batch(
-            scenes, options.crop, options.batch, crop_step, options.augment, frozen, rng
-        )
+        drawn = [scenes[index] for index in rng.integers(len(scenes), size=options.batch)]
+        kind, window_scales = options.augment, scales
+        if options.ask_again:
+            drawn = [crops.changed(scene, options.alpha, options.augment, scales, rng) for scene in drawn]
+            kind, window_scales = "none", augment.SCALES["none"]
+        mask, rgb, y1, label = crops.batch(drawn, options.crop, crop_step, kind, window_scales, rng)
         pyramid = model.pyramid(mask).to(device)
         rgb, y1, label = (tensor.to(device) for tensor in (rgb, y1, label))
         y2, out = model(pyramid, rgb, y1)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import loop
+from . import augment, loop
 from .data import IMAGENET_MEAN, IMAGENET_STD, DataError, Dataset, Grid, normalise, photometric
 from .segmenter import DECODER, LOGIT_STRIDE, MULTIPLE, WIDTHS, Segmenter
 from .selection import to_grid
@@ -115,7 +115,7 @@ def batch(images, shares, options, rng):
     """Random windows, half of them mirrored: colours `[n, 3, h, w]`, 0 to 255, and class shares `[n, classes, h, w]`."""
     pictures, targets = [], []
     for index in rng.integers(len(images), size=options.batch):
-        factor = rng.uniform(*options.scale) if options.scale != (1, 1) else 1
+        factor = augment.factor(options.scale, rng)
         picture, target = window(images[index], shares[index], options.crop, factor, rng)
         if rng.random() < 0.5:
             picture, target = picture[..., ::-1], target[..., ::-1]

@@ -133,7 +133,7 @@ def test_windows_keep_pixels_labels_and_logits_together(kind):
     image[..., 0], image[..., 1] = np.arange(48)[:, None], np.arange(72)
     scene = crops.prepare(image, label, frozen, 0.4, 3, np.random.default_rng(0))
     for seed in range(6):
-        mask, picture, logits, labels = crops.cut(scene, (32, 32), 16, kind, np.random.default_rng(seed))
+        mask, picture, logits, labels = crops.cut(scene, (32, 32), 16, augment.SCALES[kind], np.random.default_rng(seed))
         at = picture[:, mask]
         assert mask.any() and len(labels) == mask.sum()
         if kind != "strong":
@@ -144,6 +144,42 @@ def test_windows_keep_pixels_labels_and_logits_together(kind):
         else:  # between two pixels after scaling
             columns, rows = np.unique(at[1]), np.unique(at[0])
             assert columns.min() >= 0 and columns.max() <= 71 and rows.max() <= 47
+
+
+@pytest.mark.parametrize("span", [(1, 1), (0.5, 0.5), (0.7, 1.9), (2, 2)])
+def test_changed_scenes_keep_pixels_and_labels_together(span):
+    """Labels are a function of the colour, before and after; beyond the picture nothing is labelled."""
+    rng = np.random.default_rng(5)
+    cells = rng.integers(0, 3, (6, 9)).astype(np.uint8)
+    label = cells.repeat(8, 0).repeat(8, 1)
+    image = np.stack([(80 + 60 * label).astype(np.uint8)] * 3, 2)
+    _, _, frozen = scene_of()
+    scene = crops.prepare(image, label, frozen, 0.4, 3, rng)
+    for _ in range(4):
+        other = crops.changed(scene, 0.4, "none", span, rng)
+        assert other.image.shape == image.shape and other.label.shape == label.shape
+        labelled = other.label < 3
+        inside = other.image[..., 0] > 0
+        assert np.array_equal(labelled, inside)
+        assert abs(inside.mean() - min(1, span[0] ** 2)) < 0.02 or span[0] != span[1]
+        expected = np.round((other.image[..., 0].astype(float) - 80) / 60)
+        assert (expected[labelled] == other.label[labelled]).mean() > 0.8  # but for blurred edges
+        assert other.frozen is frozen and other.pixels.sum() > 0
+
+
+def test_changed_scenes_are_asked_about_as_they_are_now():
+    image, label, frozen = scene_of()
+    seen = []
+
+    def run(cells):
+        seen.append(cells.mean().item())
+        return torch.zeros(1, 3, 6, 9)
+
+    asked = coarse.Frozen(run, frozen.size, (0, 0, 0), (1, 1, 1), frozen.classes, fit="stretch")
+    scene = crops.prepare(image, label, asked, 0.4, 3, np.random.default_rng(0))
+    other = crops.changed(scene, 0.4, "mild", (1, 1), np.random.default_rng(1))
+    assert len(seen) == 2 and seen[0] != seen[1]
+    assert seen[1] == pytest.approx(other.image.mean(), abs=0.5)
 
 
 def test_strong_colours_stay_in_range_and_mild_ones_differ():

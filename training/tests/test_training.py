@@ -264,6 +264,14 @@ def test_gate_weighs_by_entropy_and_probability_only():
     torch.testing.assert_close(model.fuse(y1, y2)[1], model.fuse(y1 + 5, y2)[1])
 
 
+def test_a_refiner_learns_where_the_segmenter_is_asked_again(trained, tmp_path):
+    text = REFINER + " --steps 30 --ask-again --augment mild --scale 0.8,1.3"
+    losses = train_refiner.run(
+        command(text, data=trained[0] / "data", seg=trained[0] / "seg.pt", out=tmp_path / "r.pt")
+    )
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+
+
 def test_windows_scale_colours_and_labels_together():
     image, share = np.zeros((3, 32, 48), np.uint8), np.zeros((2, 32, 48), np.uint8)
     image[:, :, 24:], share[1, :, 24:], share[0, :, :24] = 200, 255, 255
