@@ -7,15 +7,14 @@ that, train one segmenter for each part left out and give them all (`--fold-segm
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from . import augment, coarse, crops, loop
-from .data import IGNORE, DataError, Dataset
+from .data import DataError, Dataset
+from .losses import LabelLoss
 from .sparse import BOUNDS
 from .train_segmenter import mild_weights, size, span
 from .unet import FEATURES, Refiner
@@ -54,46 +53,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         help="K-th of N: trained by `segmenter --without-fold K/N`, it is asked about the scenes it has not seen",
     )
     parser.add_argument("--leave-out", action="append", default=[], help="stem of a scene not to train on; repeatable")
+    parser.add_argument("--jaccard", type=float, default=0.0, help="weight of the soft Jaccard loss (0)")
+    parser.add_argument("--trust", type=float, default=0.0, help="weight of the divergence from the coarse logits (0)")
     loop.add_options(parser, learning_rate=4e-3)
 
 
 def numbers(text: str) -> list:
     """`16,32` as [16, 32]."""
     return [int(part) for part in text.split(",")]
-
-
-class LabelLoss:
-    """Mean cross entropy of the labelled sites; 0 where there are none.
-
-    Several channels may share a label: its probability is then their sum. `weights`: per label, or `None`.
-    """
-
-    def __init__(self, label_of_channel: Iterable, labels: int, weights: torch.Tensor | None = None) -> None:
-        channels = [int(label) for label in label_of_channel]
-        self.weights = torch.zeros(IGNORE + 1)  # of every label value
-        self.weights[:labels] = 1.0 if weights is None else weights
-        self.groups = None
-        if channels != list(range(labels)):
-            self.groups = torch.zeros(len(channels), labels)
-            self.groups[torch.arange(len(channels)), channels] = 1
-        # A label without a channel cannot be learnt.
-        self.lookup = torch.full((IGNORE + 1,), IGNORE)
-        for label in channels:
-            self.lookup[label] = label
-
-    def to(self, device: torch.device) -> LabelLoss:
-        self.weights, self.lookup = self.weights.to(device), self.lookup.to(device)
-        self.groups = None if self.groups is None else self.groups.to(device)
-        return self
-
-    def __call__(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        label = self.lookup[label]
-        log_p = logits.t().log_softmax(0).t()  # as in `selection.softmax`
-        if self.groups is not None:
-            log_p = (log_p.exp() @ self.groups).clamp(min=1e-8).log()
-        known = self.weights[: logits.shape[1]] if self.groups is None else self.weights[: self.groups.shape[1]]
-        total = F.nll_loss(log_p, label, known, ignore_index=IGNORE, reduction="sum")
-        return total / self.weights[label].sum().clamp(min=1)
 
 
 def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
@@ -151,7 +118,7 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
     if options.class_weights == "mild":
         weights = mild_weights(sum(scene.pixels for scene in scenes).astype(np.float64))
     device = loop.device(options)
-    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights).to(device)
+    loss = LabelLoss(frozen.label_of_channel, len(sets[0].classes), weights, options.jaccard, options.trust).to(device)
     model = Refiner(options.planes, options.blocks, len(frozen.classes), options.features, options.bound)
     facts = {
         "kind": "refiner",
@@ -180,7 +147,7 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
         pyramid = model.pyramid(mask).to(device)
         rgb, y1, label = (tensor.to(device) for tensor in (rgb, y1, label))
         y2, out = model(pyramid, rgb, y1)
-        return loss(y2, label) + loss(out, label)
+        return loss(y2, label, y1) + loss(out, label, y1)
 
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)
 

@@ -10,6 +10,7 @@ from test_training import REFINER, SEGMENTER, command
 
 from sparse_refine_training import augment, cli, coarse, crops, evaluate, export, loop, train_refiner, train_segmenter
 from sparse_refine_training.data import DataError, Dataset
+from sparse_refine_training.losses import LabelLoss
 
 CLASS = "[[classes]]\nname='a'\ncolour=[0,0,0]\n"
 MEAN_STD = "mean = [123.675, 116.28, 103.53]\nstd = [58.395, 57.12, 57.375]\n"
@@ -109,10 +110,10 @@ def test_wrong_sizes_of_an_onnx_network_are_named(bundle, tmp_path):
 def test_channels_that_share_a_label_add_their_probabilities():
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.1, 0.2, 3.0]])
     p = logits.softmax(1)
-    loss = train_refiner.LabelLoss([0, 1, 0], 3)(logits, torch.tensor([0, 255]))
+    loss = LabelLoss([0, 1, 0], 3)(logits, torch.tensor([0, 255]))
     torch.testing.assert_close(loss, -(p[0, 0] + p[0, 2]).log())
-    assert train_refiner.LabelLoss([0, 1, 0], 3)(logits, torch.tensor([2, 2])) == 0  # no channel has label 2
-    weighted = train_refiner.LabelLoss(range(3), 3, torch.tensor([1.0, 2.0, 4.0]))(logits, torch.tensor([1, 2]))
+    assert LabelLoss([0, 1, 0], 3)(logits, torch.tensor([2, 2])) == 0  # no channel has label 2
+    weighted = LabelLoss(range(3), 3, torch.tensor([1.0, 2.0, 4.0]))(logits, torch.tensor([1, 2]))
     torch.testing.assert_close(weighted, -(2 * p[0, 1].log() + 4 * p[1, 2].log()) / 6)
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scenes import write
+from torch.nn import functional as F
 
 from sparse_refine_training import cli, coarse, export, loop, tensors, train_refiner, train_segmenter
 from sparse_refine_training.data import DataError, Dataset
+from sparse_refine_training.losses import LabelLoss, jaccard_loss
 from sparse_refine_training.metrics import Confusion, boundary_band
 from sparse_refine_training.segmenter import Segmenter, macs
 from sparse_refine_training.unet import Refiner, bundle_tensors
@@ -182,7 +184,7 @@ def test_training_survives_images_without_sites():
         mask = torch.zeros(1, 16, 16, dtype=torch.bool)
         mask[0, 5, 5] = bool(sites)
         _, out = model(model.pyramid(mask), torch.randn(sites, 3), torch.randn(sites, 3))
-        loss = train_refiner.LabelLoss(range(3), 3)(out, torch.full((sites,), 1))
+        loss = LabelLoss(range(3), 3)(out, torch.full((sites,), 1))
         loss.backward()
         assert torch.isfinite(loss)
 
@@ -199,7 +201,7 @@ def test_a_step_works_where_the_tensors_are():
     rgb, y1 = torch.zeros(sites, 3, device=meta), torch.zeros(sites, 4, device=meta)
     label = torch.zeros(sites, dtype=torch.long, device=meta)
     for channels in (range(4), (0, 0, 1, 2)):
-        loss = train_refiner.LabelLoss(channels, 4, torch.ones(4)).to(meta)
+        loss = LabelLoss(channels, 4, torch.ones(4)).to(meta)
         y2, out = model.to(meta)(pyramid, rgb, y1)
         (loss(y2, label) + loss(out, label)).backward()
     assert all(parameter.grad.device == meta for parameter in model.parameters())
@@ -209,10 +211,33 @@ def test_label_loss_is_the_weighted_mean_of_the_labelled_sites():
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 3.0]])
     label, weights = torch.tensor([0, 255, 2]), torch.tensor([0.5, 1.0, 2.0])
     of_site = -logits.log_softmax(1)[[0, 2], [0, 2]]
-    plain, weighted = (train_refiner.LabelLoss(range(3), 3, w)(logits, label) for w in (None, weights))
+    plain, weighted = (LabelLoss(range(3), 3, w)(logits, label) for w in (None, weights))
     assert torch.isclose(plain, of_site.mean())
     assert torch.isclose(weighted, (of_site * torch.tensor([0.5, 2.0])).sum() / 2.5)
-    assert train_refiner.LabelLoss(range(3), 3)(logits, torch.full((3,), 255)) == 0
+    assert LabelLoss(range(3), 3)(logits, torch.full((3,), 255)) == 0
+
+
+def test_jaccard_loss_by_hand():
+    log_p = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75], [0.0, 1.0, 0.0]]).clamp(min=1e-30).log()
+    label = torch.tensor([0, 0, 1, 255])  # the last site is not labelled, label 2 does not occur
+    expected = 1 - (1.5 / 2 + 0.25 / (0.75 + 1 - 0.25)) / 2
+    assert jaccard_loss(log_p, label).item() == pytest.approx(expected)
+    assert jaccard_loss(log_p, torch.full((4,), 255)) == 0
+    exact = F.one_hot(label[:3], 3).float().clamp(min=1e-30).log()
+    assert jaccard_loss(exact, label[:3]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_trust_is_the_divergence_from_the_coarse_logits():
+    logits, before = torch.randn(5, 3), torch.randn(5, 3)
+    label = torch.tensor([0, 1, 2, 255, 0])
+    there = label < 3
+    plain, trusting = (LabelLoss(range(3), 3, trust=weight)(logits, label, before) for weight in (0.0, 2.0))
+    expected = F.kl_div(logits[there].log_softmax(1), before[there].softmax(1), reduction="batchmean")
+    torch.testing.assert_close(trusting - plain, 2 * expected)
+    torch.testing.assert_close(LabelLoss(range(3), 3, trust=2.0)(before, label, before),
+                               LabelLoss(range(3), 3)(before, label))
+    both = LabelLoss(range(3), 3, jaccard=0.5, trust=2.0)(logits, label, before)
+    torch.testing.assert_close(both - trusting, 0.5 * jaccard_loss(logits.log_softmax(1), label))
 
 
 def test_a_gpu_that_is_not_there_is_said(trained, tmp_path):
