@@ -23,6 +23,12 @@ if cargo deny --version >/dev/null 2>&1; then
 else
     echo "== cargo deny: not installed, licences and advisories not checked (cargo install cargo-deny)"
 fi
+if scripts/setup.sh python 2>/dev/null; then
+    step .venv/bin/python -m mypy --config-file training/pyproject.toml --cache-dir .venv/mypy_cache \
+        training/sparse_refine_training
+else
+    echo "== mypy: cannot be installed, the types of training/ not checked (scripts/setup.sh python says why)"
+fi
 if [ -f .ros/build/stage_path ]; then
     step scripts/ros_cargo.sh clippy --locked --all-targets --features onnx-ort,ros,fault-injection -- -D warnings
 else

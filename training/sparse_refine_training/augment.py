@@ -54,8 +54,8 @@ def scene(image: np.ndarray, label: np.ndarray, span: tuple, rng: np.random.Gene
         return image, label
     height, width = label.shape
     size = (round(width * scale), round(height * scale))
-    big = np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
-    big_label = np.asarray(Image.fromarray(label).resize(size, Image.NEAREST))
+    big = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    big_label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
     out, out_label = np.zeros_like(image), np.full_like(label, IGNORE)
     ours, theirs = zip(*(_overlap(side, other, rng) for side, other in zip(label.shape, big_label.shape)))
     out[ours], out_label[ours] = big[theirs], big_label[theirs]

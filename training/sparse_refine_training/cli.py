@@ -1,5 +1,7 @@
 """Trains, scores and exports model bundles of sparse_refine; writes the golden files of its tests."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 
@@ -8,7 +10,7 @@ from . import evaluate_two_column, export_two_column, quantize, train_two_column
 from .data import DataError
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python3 -m sparse_refine_training", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
     sparse_refine = (train_segmenter, oracle, train_refiner, rotation, train_selector, evaluate, export)
@@ -18,7 +20,7 @@ def parser():
     return root
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 for data or files that cannot be used, said in one line."""
     options = parser().parse_args(arguments)
     try:

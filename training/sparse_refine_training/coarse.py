@@ -125,7 +125,7 @@ class Frozen:
     def _shrink(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         if self.resize == "area":
             return grid.shrink(image, self.mean)
-        small = Image.fromarray(image).resize(self.size[::-1], Image.BILINEAR)
+        small = Image.fromarray(image).resize(self.size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(small, np.float32).transpose(2, 0, 1).copy()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +27,9 @@ class CoarseScene:
     selected: np.ndarray  # bool [grid rows, grid columns]
     rows: np.ndarray  # cell row of each pixel row
     columns: np.ndarray
+    frozen: Frozen  # whom the logits are from
     places: dict = field(default_factory=dict)  # class: flat pixel numbers of some of its selected pixels
-    pixels: np.ndarray | None = None  # selected pixels of each class
-    frozen: Frozen | None = None  # whom the logits are from
+    pixels: np.ndarray = field(init=False)  # selected pixels of each class
 
 
 def prepare(
@@ -105,7 +106,7 @@ def cut(scene: CoarseScene, crop: tuple, step: int, span: tuple, rng: np.random.
         picture[:, :height, :width] = part
     else:
         small = torch.from_numpy(part.astype(np.float32))[None]
-        options = {"mode": "bilinear", "align_corners": False, "antialias": scale < 1}
+        options: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "antialias": scale < 1}
         picture[:, :height, :width] = F.interpolate(small, (height, width), **options)[0].numpy()
     mask[:height, :width] = scene.selected[scene.rows[rows]][:, scene.columns[columns]]
     if rng.random() < 0.5:

@@ -6,12 +6,19 @@ the scenes.
 Everything is checked when it is read, and an error says the file, the value, and what was allowed.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch  # `quantize` works without it
 
 IGNORE = 255
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
@@ -31,12 +38,12 @@ class Scene:
     label: Path
     ignored: int = IGNORE  # label value that means 255 too
 
-    def read(self, classes):
+    def read(self, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """(image uint8 `[h, w, 3]`, labels uint8 `[h, w]`)."""
         image = np.asarray(Image.open(self.image).convert("RGB"))
         return image, self.read_label(classes, image.shape[:2])
 
-    def read_label(self, classes, size):
+    def read_label(self, classes: int, size: tuple) -> np.ndarray:
         with Image.open(self.label) as file:
             if file.mode not in ("L", "P"):
                 raise DataError(f"labels must be 8-bit with one channel, this is mode {file.mode}: {self.label}")
@@ -57,11 +64,11 @@ class Dataset:
     """A folder of scenes; `classes`: dictionaries with `name` and `colour`, in the order of the label values."""
 
     folder: Path
-    classes: list
-    scenes: list
+    classes: list[dict]
+    scenes: list[Scene]
 
     @classmethod
-    def open(cls, folder, limit=None):
+    def open(cls, folder: str | Path, limit: int | None = None) -> Dataset:
         folder = Path(folder)
         pictures, labels = folder / "images", folder / "labels"
         beside = folder.with_name(folder.name + "annot")
@@ -87,14 +94,14 @@ class Dataset:
             raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {pictures}")
         return cls(folder, classes, scenes)
 
-    def folds(self, count):
+    def folds(self, count: int) -> list[list[Scene]]:
         """`count` lists of consecutive scenes: neighbours of a drive look alike, so they stay together."""
         if count > len(self.scenes):
             raise DataError(f"{len(self.scenes)} scenes cannot be cut into {count} folds: {self.folder}")
         edges = [len(self.scenes) * part // count for part in range(count + 1)]
         return [self.scenes[first:last] for first, last in zip(edges, edges[1:])]
 
-    def without_fold(self, text):
+    def without_fold(self, text: str | None) -> Dataset:
         """The scenes outside of fold K of N, for `text` = `K/N` with K from 1; all of them without a text."""
         if text is None:
             return self
@@ -108,7 +115,7 @@ class Dataset:
         return Dataset(self.folder, self.classes, [scene for fold in rest for scene in fold])
 
 
-def read_classes(folder):
+def read_classes(folder: Path) -> tuple[list[dict], int]:
     """Class names and colours from `classes.json` of the folder or its parent, and the label value to ignore."""
     for path in (folder / "classes.json", folder.parent / "classes.json"):
         if path.is_file():
@@ -141,25 +148,25 @@ class Grid:
     canvas: tuple
 
     @classmethod
-    def pad(cls, camera, size):
+    def pad(cls, camera: tuple, size: tuple) -> Grid:
         ratio = max(-(-camera[0] // size[0]), -(-camera[1] // size[1]))
         return cls(tuple(size), tuple(camera), (size[0] * ratio, size[1] * ratio))
 
     @classmethod
-    def stretch(cls, camera, size):
+    def stretch(cls, camera: tuple, size: tuple) -> Grid:
         """The whole image on the whole grid, whatever its aspect."""
         return cls(tuple(size), tuple(camera), tuple(camera))
 
     @property
-    def ratio(self):
+    def ratio(self) -> int:
         """Pixels per cell on the rows; on both axes where cells are whole square blocks."""
         return self.canvas[0] // self.size[0]
 
-    def cells(self):
+    def cells(self) -> tuple[np.ndarray, ...]:
         """The cell row of every pixel row of the camera, and the cell column of every column."""
         return tuple(np.arange(n) * cells // pixels for n, cells, pixels in zip(self.camera, self.size, self.canvas))
 
-    def shrink(self, image, mean):
+    def shrink(self, image: np.ndarray, mean: Sequence[float] | np.ndarray) -> np.ndarray:
         """Area mean per cell over the camera's pixels in it: float32 `[3, rows, columns]`, 0 to 255.
 
         Cells of padding get `mean`.
@@ -174,7 +181,7 @@ class Grid:
         cells[~np.outer(*filled)] = np.asarray(mean, np.float32)
         return np.ascontiguousarray(cells.transpose(2, 0, 1))
 
-    def shares(self, label, classes):
+    def shares(self, label: np.ndarray, classes: int) -> np.ndarray:
         """How much of each cell each class covers: uint8 `[classes, rows, columns]`, 255 = all of it.
 
         Soft targets keep what a majority vote would hide: a wire through a cell of sky leaves the network unsure.
@@ -189,7 +196,7 @@ class Grid:
         ).astype(np.uint8)
 
 
-def _area_mean(image, axis, cells, canvas):
+def _area_mean(image: np.ndarray, axis: int, cells: int, canvas: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact means over `cells` equal stretches of an axis that is `canvas` pixels long with padding.
 
     Returns the float32 means and which stretches hold any pixel at all.
@@ -213,12 +220,12 @@ def _area_mean(image, axis, cells, canvas):
     return means.astype(np.float32), lengths > 1e-9
 
 
-def normalise(image, mean, std):
+def normalise(image: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """`(x - mean) / std` of a float tensor `[n, 3, h, w]` with values 0 to 255."""
     return (image - image.new_tensor(mean).view(1, 3, 1, 1)) / image.new_tensor(std).view(1, 3, 1, 1)
 
 
-def photometric(image, rng):
+def photometric(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Mild changes of brightness, contrast and colour of `[n, 3, h, w]`, 0 to 255; one draw per image."""
     for one in image:
         gain = rng.uniform(0.85, 1.18) * rng.uniform(0.96, 1.04, 3)

@@ -1,7 +1,11 @@
 """Scores two-column checkpoints on labelled scenes at full resolution along the deployed path, beside their non-sparse
 twins (the same network with every tile run and the whole map), and counts multiply-accumulates."""
 
+from __future__ import annotations
+
+import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from .train_two_column import load, load_two_column
 from .two_column import STRIDE, Tiles, bilinear, deployed, macs
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("two-column-evaluate", help="score two-column checkpoints", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     parser.add_argument("checkpoints", nargs="+", help="checkpoints of the two-column command")
@@ -23,7 +27,7 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(options.threads)
     rows = [evaluate(path, options) for path in options.checkpoints]
     print("| checkpoint | configuration | mIoU | boundary | coarse | twin | GMAC | of twin | cells | rho |")
@@ -40,12 +44,13 @@ def run(options):
     return rows
 
 
-def evaluate(path, options):
+def evaluate(path: str | Path, options: argparse.Namespace) -> dict:
     model, facts = load_two_column(path)
     data = Dataset.open(options.data, options.limit)
     classes = len(data.classes)
     images, labels = load(data, facts["size"])
-    tiles = Tiles(*facts["size"], facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
+    height, width = facts["size"]
+    tiles = Tiles(height, width, facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
     threshold = None if facts["configuration"] == "ctf" else facts["threshold"]
     if options.threshold is not None and threshold is not None:
         threshold = options.threshold
@@ -81,5 +86,5 @@ def evaluate(path, options):
     }
 
 
-def at_pixels(scores, factor):
+def at_pixels(scores: torch.Tensor, factor: int) -> np.ndarray:
     return bilinear(scores, factor).argmax(1)[0].to(torch.uint8).numpy()

@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -87,14 +88,14 @@ def described(path: str | Path) -> tuple:
 
 def write_onnx(model: torch.nn.Module, size: tuple, path: Path) -> str:
     """Exports with BatchNorm folded and a batch of one; returns the file's sha256."""
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # PyTorch's annotations of late know paths only
     # From 2.9 on PyTorch's default exporter is another one, which needs more packages.
-    legacy = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    legacy: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.eval(),
-            torch.zeros(1, 3, *size),
+            (torch.zeros(1, 3, *size),),
             buffer,
             opset_version=OPSET,
             input_names=["image"],
@@ -120,7 +121,7 @@ def manifest(
     training.append(f"sparse_refine_training {__version__}, torch {torch.__version__}")
     if options.training:
         training.append(options.training)
-    sections = [
+    sections: list[str | dict] = [
         "",
         {"schema": 1, "name": name, "method": "sparse_refine", "description": options.description},
         "[provenance]",

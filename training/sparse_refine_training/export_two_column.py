@@ -1,10 +1,14 @@
 """Writes a bundle of the method spatial_sparsity: coarse.onnx, fine.onnx and model.toml (docs/bundle.md)."""
 
+from __future__ import annotations
+
+import argparse
 import inspect
 import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,10 +16,10 @@ from torch import nn
 from . import __version__
 from .export import OPSET, colours, sha256
 from .train_two_column import load_two_column
-from .two_column import STRIDE
+from .two_column import STRIDE, TwoColumn
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("two-column-export", help="write a bundle of two columns", description=__doc__)
     parser.add_argument("out", help="folder of the bundle; its name is the bundle's name")
     parser.add_argument("checkpoint", help="checkpoint of the two-column command")
@@ -30,11 +34,11 @@ def add_command(commands):
 class Coarse(nn.Module):
     """The coarse column as the product runs it: scores, weight map and, with cross-column connections, features."""
 
-    def __init__(self, model, cross):
+    def __init__(self, model: TwoColumn, cross: bool) -> None:
         super().__init__()
         self.model, self.cross = model, cross
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         features, scores, logits = self.model.outputs_of_coarse(image)
         weights = torch.sigmoid(logits)
         return (scores, weights, features) if self.cross else (scores, weights)
@@ -43,15 +47,15 @@ class Coarse(nn.Module):
 class Fine(nn.Module):
     """The fine column as the product runs it."""
 
-    def __init__(self, model):
+    def __init__(self, model: TwoColumn) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image, features=None):
+    def forward(self, image: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
         return self.model.run_fine(image, features)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     model, facts = load_two_column(options.checkpoint)
@@ -74,11 +78,13 @@ def run(options):
         print(f"{path}: {path.stat().st_size} bytes", flush=True)
 
 
-def write(module, inputs, names, outputs, free, path):
+def write(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], outputs: list[str], free: dict, path: Path
+) -> str:
     """Exports with BatchNorm folded; returns the file's sha256."""
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # PyTorch's annotations of late know paths only
     # From 2.9 on PyTorch's default exporter is another one, which needs more packages.
-    legacy = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    legacy: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -96,7 +102,7 @@ def write(module, inputs, names, outputs, free, path):
     return sha256(path)
 
 
-def manifest(name, options, facts, hashes):
+def manifest(name: str, options: argparse.Namespace, facts: dict, hashes: dict[str, str]) -> str:
     """Text of model.toml. JSON strings, numbers and lists are valid TOML."""
     height, width = facts["size"]
     ratio = facts["ratio"]
@@ -106,14 +112,14 @@ def manifest(name, options, facts, hashes):
     if options.training:
         training.append(options.training)
     head = {"schema": 1, "name": name, "method": "spatial_sparsity", "description": options.description}
-    sections = ["", head, "[provenance]"]
+    sections: list[str | dict] = ["", head, "[provenance]"]
     sections += [{"data": options.data, "training": "; ".join(training), "licence": options.licence}]
     for entry in facts["classes"]:
         sections += ["[[classes]]", {"name": entry["name"], "colour": entry["colour"]}]
-    segmenter = {"file": "coarse.onnx", "sha256": hashes["coarse"], "input": "image", "output": "scores"}
+    segmenter: dict = {"file": "coarse.onnx", "sha256": hashes["coarse"], "input": "image", "output": "scores"}
     segmenter |= {"size": [width // ratio, height // ratio], "logit_stride": STRIDE, "fit": "pad", **colours(facts)}
     selector = {"kind": "weights", "alpha": facts["threshold"], "max_fraction": options.max_fraction}
-    fine = {"configuration": facts["configuration"], "file": "fine.onnx", "sha256": hashes["fine"]}
+    fine: dict = {"configuration": facts["configuration"], "file": "fine.onnx", "sha256": hashes["fine"]}
     fine |= {"size": [width, height], "stride": STRIDE, "tile": facts["tile"], "halo": facts["halo"]}
     if facts["cross"]:
         fine["feature_channels"] = facts["decoder"]

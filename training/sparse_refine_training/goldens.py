@@ -5,6 +5,9 @@ the error of what it tests. Contents and names are listed in training/README.md.
 get wrong: sites in the last rows and columns, isolated pixels, aligned blocks, odd sizes, levels that stay empty.
 """
 
+from __future__ import annotations
+
+import argparse
 from pathlib import Path
 
 import torch
@@ -17,18 +20,18 @@ SEED = 2023
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("goldens", help="write the golden files of the Rust tests", description=__doc__)
     parser.add_argument("folder", help="such as tests/golden")
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     for path in write(options.folder):
         print(path)
 
 
-def write(folder):
+def write(folder: str | Path) -> list[Path]:
     """Writes every file; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,11 +44,11 @@ def write(folder):
     return written
 
 
-def cases():
+def cases() -> dict[str, tuple[dict[str, torch.Tensor], dict]]:
     """(arrays, metadata) by file name."""
     torch.manual_seed(SEED)
     with torch.no_grad():
-        found = {"subm": (submanifold_case(), {})}
+        found: dict[str, tuple[dict[str, torch.Tensor], dict]] = {"subm": (submanifold_case(), {})}
         for bound in ("image", "active"):
             found[f"down_{bound}"] = (down_case(bound), {"bound": bound})
         found["up"] = (up_case(), {"bound": "image"})
@@ -65,7 +68,7 @@ def cases():
     return found
 
 
-def site_mask(height, width, last=True):
+def site_mask(height: int, width: int, last: bool = True) -> torch.Tensor:
     """Aligned 4x4 blocks, scattered pixels, and (`last`) the last pixel; without `last`, the border stays empty."""
     blocks = torch.rand((height + 3) // 4, (width + 3) // 4) < 0.3
     mask = blocks.repeat_interleave(4, 0).repeat_interleave(4, 1)[:height, :width].clone()
@@ -76,28 +79,28 @@ def site_mask(height, width, last=True):
     return mask
 
 
-def randn(*shape):
+def randn(*shape: int) -> torch.Tensor:
     """Normal float32 numbers, as float64."""
     return torch.randn(*shape).double()
 
 
-def rounded(tensor):
+def rounded(tensor: torch.Tensor) -> torch.Tensor:
     """What float32 holds of a tensor, as float64."""
     return tensor.float().double()
 
 
-def kernel(inputs, outputs):
+def kernel(inputs: int, outputs: int) -> torch.Tensor:
     return rounded(torch.randn(9, inputs, outputs) * (2 / (9 * inputs)) ** 0.5)
 
 
-def submanifold_case():
+def submanifold_case() -> dict[str, torch.Tensor]:
     mask, weight = site_mask(23, 30), kernel(5, 7)
     x = randn(int(mask.sum()), 5)
     y = dense.submanifold(dense.spread(mask, x), mask, weight)
     return {"mask": mask, "x": x, "weight": weight, "y": dense.collect(mask, y)}
 
 
-def down_case(bound):
+def down_case(bound: str) -> dict[str, torch.Tensor]:
     # Even and odd axes; without `last` the largest active coordinate differs from the image's.
     mask, weight = site_mask(26, 33, last=bound == "image"), kernel(5, 7)
     x, out_mask = randn(int(mask.sum()), 5), dense.down_mask(mask, bound)
@@ -105,7 +108,7 @@ def down_case(bound):
     return {"mask": mask, "x": x, "weight": weight, "out_mask": out_mask, "y": dense.collect(out_mask, y)}
 
 
-def up_case():
+def up_case() -> dict[str, torch.Tensor]:
     mask, weight = site_mask(26, 33), kernel(7, 5)
     coarse_mask = dense.down_mask(mask, "image")
     x = randn(int(coarse_mask.sum()), 7)
@@ -113,7 +116,7 @@ def up_case():
     return {"mask": mask, "coarse_mask": coarse_mask, "x": x, "weight": weight, "y": dense.collect(mask, y)}
 
 
-def randomise(weights):
+def randomise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of an untrained network with BatchNorms that do something and logits of order one."""
     for name, tensor in weights.items():
         if name.endswith("running_var") or (".bn" in name and name.endswith("weight")):
@@ -127,9 +130,9 @@ def randomise(weights):
     return {name: tensor.double() for name, tensor in weights.items()}
 
 
-def residual_case(inputs, outputs):
+def residual_case(inputs: int, outputs: int) -> dict[str, torch.Tensor]:
     mask = site_mask(21, 26)
-    shapes = {"conv1.weight": (9, inputs, outputs), "conv2.weight": (9, outputs, outputs)}
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (9, inputs, outputs), "conv2.weight": (9, outputs, outputs)}
     for bn, width in (("bn1", inputs), ("bn2", outputs)):
         shapes.update({f"{bn}.{name}": (width,) for name in ("weight", "bias", "running_mean", "running_var")})
     if inputs != outputs:
@@ -140,22 +143,24 @@ def residual_case(inputs, outputs):
     return {"mask": mask, "x": x, "y": dense.collect(mask, y), **weights}
 
 
-def model_weights(planes, blocks, classes, features, bound):
+def model_weights(planes: list[int], blocks: int, classes: int, features: str, bound: str) -> dict[str, torch.Tensor]:
     """Random tensors under the names and shapes of a bundle."""
     model = Refiner(planes, blocks, classes, features, bound)
     return randomise({name: tensor.clone() for name, tensor in bundle_tensors(model).items()})
 
 
-def with_prefix(weights, prefix="model."):
+def with_prefix(weights: dict[str, torch.Tensor], prefix: str = "model.") -> dict[str, torch.Tensor]:
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
-def network_metadata(planes, blocks, classes, features, bound):
+def network_metadata(planes: list[int], blocks: int, classes: int, features: str, bound: str) -> dict:
     planes = ",".join(map(str, planes))
     return {"planes": planes, "blocks": blocks, "classes": classes, "features": features, "bound": bound}
 
 
-def unet_case(planes, blocks, features, bound, mask, classes=5):
+def unet_case(
+    planes: list[int], blocks: int, features: str, bound: str, mask: torch.Tensor, classes: int = 5
+) -> tuple[dict[str, torch.Tensor], dict]:
     network = (planes, blocks, classes, features, bound)
     weights = model_weights(*network)
     sites = int(mask.sum())
@@ -166,7 +171,7 @@ def unet_case(planes, blocks, features, bound, mask, classes=5):
     return {"mask": mask, "features": x, "y2": y2, **with_prefix(weights)}, network_metadata(*network)
 
 
-def gate_case(sites=200, classes=5):
+def gate_case(sites: int = 200, classes: int = 5) -> dict[str, torch.Tensor]:
     weights = model_weights([4, 4], 1, classes, "rgb", "image")
     weights = {name: t for name, t in weights.items() if name.startswith(("gate.", "fuser."))}
     scale = torch.rand(sites, 1) * 8  # from undecided to one-hot: the clamp inside the logarithm matters
@@ -175,7 +180,9 @@ def gate_case(sites=200, classes=5):
     return {"y1": y1, "y2": y2, "out": out, "w1": w1, "e1": e1, **with_prefix(weights)}
 
 
-def forward_case(height=48, width=64, ratio=4, alpha=0.5, classes=5):
+def forward_case(
+    height: int = 48, width: int = 64, ratio: int = 4, alpha: float = 0.5, classes: int = 5
+) -> tuple[dict[str, torch.Tensor], dict]:
     """A whole image with ready coarse logits, from the entropy to the labels."""
     network = ([8, 12], 1, classes, "rgb+probabilities", "image")
     weights = model_weights(*network)

@@ -9,11 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .data import DataError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 WARM_UP = 0.03  # share of the budget
 CHECKPOINT_SECONDS = 120
@@ -167,7 +171,7 @@ def total(state: dict) -> tuple:
     return steps + state["step"], minutes + state["seconds"] / 60
 
 
-def _tensorboard(folder):
+def _tensorboard(folder: str | None) -> SummaryWriter | None:
     if not folder:
         return None
     try:

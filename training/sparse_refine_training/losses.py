@@ -57,6 +57,7 @@ class LabelLoss:
         if self.jaccard:
             loss = loss + self.jaccard * jaccard_loss(log_p, label)
         if self.trust:
+            assert coarse is not None, "`trust` needs the coarse logits"
             there = label != IGNORE
             before = self._log_probabilities(coarse)[there]
             divergence = before.exp() * (before - log_p[there])

@@ -5,30 +5,38 @@ Inputs and outputs stay float32, so nothing else of the bundle changes. Needs on
 PyTorch: `python3 -m sparse_refine_training.quantize` works without it.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from .data import DataError, Dataset, Grid
 
+if TYPE_CHECKING:  # imported where they are needed
+    import onnx
+    import onnxruntime
+
 # Of the absolute values of a tensor, the share that 8 bits represent; the rest is clipped.
 CALIBRATED = 99.99
 HALF_MAX = 65504.0
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     fill(commands.add_parser("quantize", help="write a bundle in 16 or 8 bits and score it", description=__doc__))
 
 
-def fill(parser):
+def fill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="folder of the bundle to start from")
     parser.add_argument("out", help="folder of the new bundle; its name is the bundle's name")
     parser.add_argument("--precision", required=True, choices=("fp16", "int8"))
@@ -37,7 +45,7 @@ def fill(parser):
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     source, out = Path(options.bundle), Path(options.out)
     text, manifest = read_manifest(source)
     if out.exists():
@@ -70,7 +78,7 @@ def run(options):
         print(json.dumps({"bundle": out.name, "precision": options.precision, **scores}), flush=True)
 
 
-def read_manifest(bundle):
+def read_manifest(bundle: Path) -> tuple[str, dict]:
     try:
         import tomllib
     except ImportError as error:
@@ -79,7 +87,7 @@ def read_manifest(bundle):
     return text, tomllib.loads(text)
 
 
-def load(path):
+def load(path: Path) -> onnx.ModelProto:
     import onnx
 
     return onnx.load(path)
@@ -98,13 +106,13 @@ class Network:
     std: tuple
 
     @classmethod
-    def of(cls, manifest, section):
+    def of(cls, manifest: dict, section: str) -> Network:
         entry, colours = manifest[section], manifest["segmenter"]
         width, height = entry["size"]
         fit, order = colours.get("fit", "stretch"), colours.get("channel_order", "rgb")
         return cls(entry["file"], entry["sha256"], (height, width), fit, order, colours["mean"], colours["std"])
 
-    def prepare(self, path):
+    def prepare(self, path: Path) -> np.ndarray:
         """float32 `[1, 3, height, width]`."""
         image = Image.open(path).convert("RGB")
         height, width = self.size
@@ -114,14 +122,14 @@ class Network:
             # Padding is zero after normalisation, so it is the mean, in the order of the image.
             small = Grid.pad(camera, self.size).shrink(np.asarray(image), np.asarray(self.mean)[order])
         else:
-            resized = np.asarray(image.resize((width, height), Image.BOX), np.float32)
+            resized = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
             small = resized.transpose(2, 0, 1)
         planes = small[order]
         shape = (3, 1, 1)
         return ((planes - np.reshape(self.mean, shape)) / np.reshape(self.std, shape)).astype(np.float32)[None]
 
 
-def session(model):
+def session(model: str | onnx.ModelProto) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,7 +141,7 @@ def session(model):
 # ---- 16-bit floats ----
 
 
-def to_half(model):
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph on 16-bit floats between a cast of the input and one of each output."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -145,7 +153,7 @@ def to_half(model):
     # Sizes and scales of a Resize are float32 whatever the image is.
     parameters = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
 
-    def convert(tensor):
+    def convert(tensor: onnx.TensorProto) -> None:
         if tensor.data_type != TensorProto.FLOAT:
             return
         values = numpy_helper.to_array(tensor)
@@ -182,7 +190,7 @@ def to_half(model):
     return half
 
 
-def rename(nodes, old, new, inputs):
+def rename(nodes: Iterable[onnx.NodeProto], old: str, new: str, inputs: bool) -> None:
     for node in nodes:
         names = node.input if inputs else node.output
         for index, name in enumerate(names):
@@ -190,7 +198,7 @@ def rename(nodes, old, new, inputs):
                 names[index] = new
 
 
-def set_nodes(graph, nodes):
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -199,7 +207,7 @@ def set_nodes(graph, nodes):
 # ---- 8-bit integers ----
 
 
-def quantised_convolutions(model):
+def quantised_convolutions(model: onnx.ModelProto) -> list[str]:
     """Names of the convolutions' outputs that get 8 bits: all but the first, which sees the image, and those that give
     the logits, whose small differences are the entropy."""
     graph = model.graph
@@ -215,7 +223,7 @@ def quantised_convolutions(model):
     ]
 
 
-def activation_ranges(model, images):
+def activation_ranges(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, float]:
     """Largest absolute value, but for the clipped share, of the input of each convolution that gets 8 bits."""
     import onnx
     from onnx import helper
@@ -235,7 +243,7 @@ def activation_ranges(model, images):
     return ranges
 
 
-def to_int8(model, ranges):
+def to_int8(model: onnx.ModelProto, ranges: dict[str, float]) -> onnx.ModelProto:
     """QuantizeLinear and DequantizeLinear (zero point 0, as TensorRT wants it) before each chosen convolution, its
     weights as 8-bit integers with a scale for each output channel."""
     import onnx
@@ -249,8 +257,8 @@ def to_int8(model, ranges):
     weights = {weight.name: weight for weight in graph.initializer}
     nodes, added, made = [], [], {}
 
-    def add(name, values):
-        added.append(numpy_helper.from_array(values, name))
+    def add(name: str, values: np.ndarray | np.generic) -> str:
+        added.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     for node in graph.node:
@@ -288,14 +296,15 @@ def to_int8(model, ranges):
 # ---- what it costs ----
 
 
-def compare(before, after, manifest, scenes):
+def compare(before: Path, after: Path, manifest: dict, scenes: Dataset) -> dict:
     """Coarse labels of two bundles on the same scenes."""
     network = Network.of(manifest, "segmenter")
     alpha = manifest.get("selector", {}).get("alpha", 0.3)
     channels = len(manifest["classes"])
     runners = [session(str(bundle / network.file)) for bundle in (before, after)]
     tables = [np.zeros((channels, channels), np.int64) for _ in runners]
-    agree, differences, largest, selected = [], [], 0.0, [[], []]
+    agree, differences, largest = [], [], 0.0
+    selected: list[list[float]] = [[], []]
     for scene in scenes.scenes:
         image = network.prepare(scene.image)
         logits = [runner.run(None, {runner.get_inputs()[0].name: image})[0][0][:channels] for runner in runners]
@@ -321,7 +330,7 @@ def compare(before, after, manifest, scenes):
     }
 
 
-def entropy(logits):
+def entropy(logits: np.ndarray) -> np.ndarray:
     """Nats, of the softmax over the first axis."""
     shifted = logits - logits.max(0)
     exp = np.exp(shifted)
@@ -329,7 +338,7 @@ def entropy(logits):
     return np.log(total) - (exp * shifted).sum(0) / total
 
 
-def enlarge(cells, size, network):
+def enlarge(cells: np.ndarray, size: tuple, network: Network) -> np.ndarray:
     """Each camera pixel takes the class of the logit it lies in."""
     height, width = size
     rows, columns = cells.shape
@@ -339,7 +348,7 @@ def enlarge(cells, size, network):
     return cells[row][:, column]
 
 
-def miou(table):
+def miou(table: np.ndarray) -> float:
     truth, hits = table.sum(1), np.diag(table)
     union = truth + table.sum(0) - hits
     present = truth > 0

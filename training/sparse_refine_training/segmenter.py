@@ -6,6 +6,11 @@ The same network serves at low resolution, trained at full resolution as the den
 Spatial Sparsity.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +21,9 @@ DECODER = 32
 DILATIONS = (2, 4)
 
 
-def conv(inputs, outputs, size=3, stride=1, dilation=1, relu=True):
+def conv(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, dilation: int = 1, relu: bool = True
+) -> nn.Sequential:
     """Convolution, BatchNorm and, by default, ReLU."""
     layers = [
         nn.Conv2d(inputs, outputs, size, stride, dilation * (size // 2), dilation, bias=False),
@@ -28,19 +35,19 @@ def conv(inputs, outputs, size=3, stride=1, dilation=1, relu=True):
 class Block(nn.Module):
     """Two 3x3 convolutions around an identity."""
 
-    def __init__(self, width, dilation=1):
+    def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
         self.first = conv(width, width, dilation=dilation)
         self.second = conv(width, width, dilation=dilation, relu=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x + self.second(self.first(x)))
 
 
 class Segmenter(nn.Module):
     """Normalised image `[n, 3, h, w]` to logits `[n, classes, h/4, w/4]`; sides are multiples of 16."""
 
-    def __init__(self, classes, widths=WIDTHS, decoder=DECODER):
+    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS, decoder: int = DECODER) -> None:
         super().__init__()
         self.classes = classes
         a, b, c, d = widths
@@ -52,7 +59,7 @@ class Segmenter(nn.Module):
         self.merge8, self.merge4 = conv(decoder, decoder), conv(decoder, decoder)
         self.head = nn.Conv2d(decoder, classes, 1)
 
-    def features(self, image, extra=None):
+    def features(self, image: torch.Tensor, extra: torch.Tensor | None = None) -> torch.Tensor:
         """What the head reads, `[n, decoder, h/4, w/4]`; `extra`: a map of that shape, added before the last merge."""
         if image.shape[-1] % MULTIPLE or image.shape[-2] % MULTIPLE:
             raise ValueError(f"input is {image.shape[-1]}x{image.shape[-2]}: sides must be multiples of {MULTIPLE}")
@@ -63,22 +70,20 @@ class Segmenter(nn.Module):
         y = double(y) + self.from4(x4)
         return self.merge4(F.relu(y if extra is None else y + extra))
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(image))
 
 
-def double(x):
+def double(x: torch.Tensor) -> torch.Tensor:
     """Bilinear, half-pixel centres."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def macs(model, size):
+def macs(model: nn.Module, size: tuple) -> int:
     """Multiply-accumulates of the convolutions for an input of (height, width)."""
-    import torch
-
     total, hooks = 0, []
 
-    def count(module, _, output):
+    def count(module: nn.Conv2d, _: tuple, output: torch.Tensor) -> None:
         nonlocal total
         total += output[0, 0].numel() * module.weight.numel()
 

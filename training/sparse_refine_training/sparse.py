@@ -8,6 +8,9 @@ gather-GEMM over it. Images never share a neighbour, so a batch computes what ea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -108,7 +111,9 @@ class _GatherConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, table, reverse):
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor, reverse: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, reverse)
         out = x.new_empty(len(table), weight.shape[2])
         flat = weight.reshape(-1, weight.shape[2])
@@ -117,7 +122,7 @@ class _GatherConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None, None]:
         x, weight, reverse = ctx.saved_tensors
         taps, inputs, outputs = weight.shape
         of_weight, of_x = x.new_zeros(inputs, taps * outputs), torch.empty_like(x)
@@ -130,12 +135,12 @@ class _GatherConv(torch.autograd.Function):
         return of_x if ctx.needs_input_grad[0] else None, of_weight, None, None
 
 
-def _convolve(x, weight, table, reverse):
+def _convolve(x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
     """`y[o] = sum_k x[table[o, k]] K[k]`; `reverse` is the table of the same pairs from the input's side."""
     return _GatherConv.apply(x, weight, table, reverse)
 
 
-def _chunks(x, table):
+def _chunks(x: torch.Tensor, table: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """(slice of the table, the rows of `x` it names side by side, `[rows, taps * channels]`), zero where it names none.
 
     The rows hold until the next chunk is drawn.

@@ -3,17 +3,25 @@
 Written out here because the format is twenty lines and Debian has no package for it.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-DTYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 
 
-def save(path, tensors, metadata=None):
+def save(path: str | Path, tensors: Mapping[str, np.ndarray | torch.Tensor], metadata: dict | None = None) -> None:
     """Writes named arrays (float32 or uint8; PyTorch tensors are converted). `metadata`: strings for the header."""
-    header, chunks, offset = {}, [], 0
+    header: dict[str, dict] = {}
+    chunks, offset = [], 0
     if metadata:
         header["__metadata__"] = {key: str(value) for key, value in metadata.items()}
     arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
@@ -29,7 +37,7 @@ def save(path, tensors, metadata=None):
     Path(path).write_bytes(len(text).to_bytes(8, "little") + text + b"".join(chunks))
 
 
-def load(path):
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns (arrays by name, metadata)."""
     raw = Path(path).read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -47,7 +55,7 @@ def load(path):
     return arrays, metadata
 
 
-def _array(name, tensor):
+def _array(name: str, tensor: np.ndarray | torch.Tensor) -> np.ndarray:
     array = np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)

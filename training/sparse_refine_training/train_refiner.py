@@ -63,7 +63,7 @@ def numbers(text: str) -> list:
     return [int(part) for part in text.split(",")]
 
 
-def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple:
+def read_scenes(options: argparse.Namespace, crop_step: int) -> tuple[list, coarse.Frozen, list]:
     """(data sets, frozen segmenter, prepared scenes) of the folders named."""
     sets = [Dataset.open(folder, options.limit) for folder in options.data]
     names = [entry["name"] for entry in sets[0].classes]
@@ -112,7 +112,9 @@ def run(options: argparse.Namespace) -> list:
     return fit(options, *read_scenes(options, step), step)[1]
 
 
-def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: list, crop_step: int) -> tuple:
+def fit(
+    options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: list, crop_step: int
+) -> tuple[Refiner, list]:
     """Trains on prepared scenes: (model, losses)."""
     weights = None
     if options.class_weights == "mild":
@@ -137,7 +139,7 @@ def fit(options: argparse.Namespace, sets: list, frozen: coarse.Frozen, scenes: 
 
     scales = options.scale or augment.SCALES[options.augment]
 
-    def step(rng):
+    def step(rng: np.random.Generator) -> torch.Tensor:
         drawn = [scenes[index] for index in rng.integers(len(scenes), size=options.batch)]
         kind, window_scales = options.augment, scales
         if options.ask_again:

@@ -1,5 +1,11 @@
 """Trains the dense segmenter on scenes shrunk to its grid; with `--size` at the camera's own, the dense baseline."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -13,7 +19,7 @@ WEIGHT_DECAY = 1e-3
 PRECISIONS = {"f32": None, "bf16": torch.bfloat16}
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("segmenter", help="train the dense segmenter", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     parser.add_argument("--size", type=size, default=(544, 960), help="input grid, WIDTHxHEIGHT (960x544)")
@@ -31,13 +37,13 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def size(text):
+def size(text: str) -> tuple[int, int]:
     """`960x544` as (height, width)."""
     width, height = (int(part) for part in text.lower().split("x"))
     return height, width
 
 
-def span(text):
+def span(text: str) -> tuple[float, float]:
     """`0.75,1.5` as (0.75, 1.5)."""
     low, high = (float(part) for part in text.split(","))
     if not 0 < low <= high:
@@ -45,7 +51,7 @@ def span(text):
     return low, high
 
 
-def run(options):
+def run(options: argparse.Namespace) -> list:
     loop.seed_everything(options)
     for name, (height, width) in (("size", options.size), ("crop", options.crop)):
         if height % MULTIPLE or width % MULTIPLE:
@@ -71,7 +77,7 @@ def run(options):
         "scenes": [data.scenes[0].name, data.scenes[-1].name, len(data.scenes)],
     }
 
-    def step(rng):
+    def step(rng: np.random.Generator) -> torch.Tensor:
         image, share = (tensor.to(device) for tensor in batch(images, shares, options, rng))
         image = normalise(image, IMAGENET_MEAN, IMAGENET_STD).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
@@ -81,7 +87,7 @@ def run(options):
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
-def load(data, grid_size):
+def load(data: Dataset, grid_size: tuple) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """All scenes on the grid, in memory: colours uint8 `[3, h, w]` and class shares uint8 `[classes, h, w]` each."""
     images, shares = [], []
     for scene in data.scenes:
@@ -93,11 +99,11 @@ def load(data, grid_size):
     return images, shares
 
 
-def class_weights(shares):
+def class_weights(shares: list[np.ndarray]) -> torch.Tensor:
     return mild_weights(sum(share.sum((1, 2), dtype=np.float64) for share in shares))
 
 
-def mild_weights(covered):
+def mild_weights(covered: np.ndarray) -> torch.Tensor:
     """The fourth root of how much rarer than the median a class is, between 0.5 and 3; 0 for absent ones."""
     present = covered > 0
     weights = np.zeros(len(covered))
@@ -105,13 +111,15 @@ def mild_weights(covered):
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def soft_cross_entropy(logits, share, weights):
+def soft_cross_entropy(logits: torch.Tensor, share: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Cross entropy against class shares `[n, classes, h, w]`, weighted by class; cells without labels do not count."""
     weighted = share * weights.view(1, -1, 1, 1)
     return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum().clamp(min=1)
 
 
-def batch(images, shares, options, rng):
+def batch(
+    images: list[np.ndarray], shares: list[np.ndarray], options: argparse.Namespace, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random windows, half of them mirrored: colours `[n, 3, h, w]`, 0 to 255, and class shares `[n, classes, h, w]`."""
     pictures, targets = [], []
     for index in rng.integers(len(images), size=options.batch):
@@ -125,7 +133,9 @@ def batch(images, shares, options, rng):
     return photometric(image, rng), torch.from_numpy(np.stack(targets))
 
 
-def window(image, share, crop, factor, rng):
+def window(
+    image: np.ndarray, share: np.ndarray, crop: tuple, factor: float, rng: np.random.Generator
+) -> Sequence[np.ndarray]:
     """A random window of a scene, enlarged by `factor`; what lies beyond the scene is black and has no labels."""
     origin, extent = [], []
     for side, size in zip(crop, image.shape[1:]):
@@ -146,7 +156,7 @@ def window(image, share, crop, factor, rng):
     return resized
 
 
-def load_segmenter(path):
+def load_segmenter(path: str | Path) -> tuple[Segmenter, dict]:
     """(model in evaluation mode, facts) of a checkpoint."""
     state = loop.load_checkpoint(path)
     facts = state["facts"]

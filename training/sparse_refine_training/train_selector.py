@@ -4,6 +4,12 @@ Two 3x3 convolutions on the image and an MLP that also sees the coarse probabili
 segmenter's grid. The product selects by entropy; this shows what another selector would gain.
 """
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,7 +22,7 @@ from .train_segmenter import size
 WIDTH, HIDDEN, WEIGHT_DECAY = 16, 32, 1e-4
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("selector", help="train a learnable selector, for comparison", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     coarse.add_options(parser)
@@ -30,26 +36,29 @@ def add_command(commands):
 class Selector(nn.Module):
     """Normalised cells `[n, 3, h, w]` and coarse probabilities to a score per cell `[n, h, w]`."""
 
-    def __init__(self, channels):
+    mean: Sequence[float]  # of the colours, set by who makes or loads it
+    std: Sequence[float]
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.image = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU())
         hidden = [nn.Conv2d(WIDTH + channels, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, HIDDEN, 1), nn.ReLU()]
         self.mlp = nn.Sequential(*hidden, nn.Conv2d(HIDDEN, 1, 1))
 
-    def forward(self, cells, probabilities):
+    def forward(self, cells: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
         return self.mlp(torch.cat([self.image(cells), probabilities], 1))[:, 0]
 
-    def scores(self, view, image):
+    def scores(self, view: coarse.View, image: np.ndarray) -> np.ndarray:
         """Scores of the cells of one RGB image, for `selectors.highest`."""
         with torch.no_grad():
             return self(self.frozen_cells(view, image), view.logits.softmax(1))[0].numpy()
 
-    def frozen_cells(self, view, image):
+    def frozen_cells(self, view: coarse.View, image: np.ndarray) -> torch.Tensor:
         cells = torch.from_numpy(view.grid.shrink(image, self.mean))[None]
         return normalise(cells, self.mean, self.std)
 
 
-def wrong_share(view, label):
+def wrong_share(view: coarse.View, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of every cell's labelled pixels that the segmenter gets wrong, and whether it has labelled pixels."""
     valid = label != IGNORE
     wrong = valid & (view.labels() != label)
@@ -59,7 +68,7 @@ def wrong_share(view, label):
     return (counts[0] / np.maximum(counts[1], 1)).astype(np.float32), counts[1] > 0
 
 
-def run(options):
+def run(options: argparse.Namespace) -> list:
     loop.seed_everything(options)
     data = Dataset.open(options.data, options.limit)
     frozen = coarse.open_segmenter(options, data)
@@ -77,7 +86,7 @@ def run(options):
 
     device = loop.device(options)
 
-    def step(rng):
+    def step(rng: np.random.Generator) -> torch.Tensor:
         parts = []
         for index in rng.integers(len(scenes), size=options.batch):
             top, left = (int(rng.integers(n - m + 1)) for n, m in zip(frozen.size, options.crop))
@@ -90,7 +99,7 @@ def run(options):
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
-def load_selector(path):
+def load_selector(path: str | Path) -> Selector:
     state = loop.load_checkpoint(path)
     if state["facts"]["kind"] != "selector":
         raise DataError(f"this checkpoint is of a {state['facts']['kind']}, a selector is needed: {path}")

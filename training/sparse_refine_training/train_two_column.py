@@ -6,9 +6,13 @@ images along the deployed tile path, BatchNorm statistics frozen. isctf: the sam
 prune: removes residual units and recovers on crops.
 """
 
+from __future__ import annotations
+
+import argparse
 import copy
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +46,7 @@ COARSE_LOSS, REGULARISER_LOSS = 0.4, 0.01
 ANNEAL = 0.5  # share of the stage in which the area budget falls from 1
 
 
-def add_command(commands):
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("two-column", help="train the columns of Spatial Sparsity", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     parser.add_argument("--stage", choices=STAGES, default="ctf")
@@ -70,18 +74,18 @@ def add_command(commands):
     parser.set_defaults(run=run)
 
 
-def numbers(text):
+def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def areas(text):
+def areas(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
     if not values or not all(0 < value <= 1 for value in values):
         raise ValueError(text)
     return values
 
 
-def run(options):
+def run(options: argparse.Namespace) -> list:
     loop.seed_everything(options)
     if options.stage != "ctf" and not (options.init or options.resume):
         raise DataError(f"the stage {options.stage} starts from a checkpoint: give --init")
@@ -103,7 +107,7 @@ def run(options):
     return histories[0] if len(histories) == 1 else histories
 
 
-def describe(options, data, former):
+def describe(options: argparse.Namespace, data: Dataset, former: dict | None) -> dict:
     """Facts of the checkpoint: what the network is comes from the one before, the rest from the options."""
     shape = ("widths", "decoder", "size", "ratio", "fusion")
     facts = {key: former[key] if former else getattr(options, key) for key in shape}
@@ -146,7 +150,7 @@ def describe(options, data, former):
     }
 
 
-def build(facts):
+def build(facts: dict) -> TwoColumn:
     """The untrained network that a checkpoint's facts describe."""
     classes = len(facts["classes"])
     pool = facts["tile"] // (facts["ratio"] * STRIDE)
@@ -155,7 +159,7 @@ def build(facts):
     )
 
 
-def start_columns(model, options, data_classes):
+def start_columns(model: TwoColumn, options: argparse.Namespace, data_classes: list[dict]) -> None:
     """Loads trained segmenters into the columns."""
     for name in ("coarse", "fine"):
         path = getattr(options, name)
@@ -174,7 +178,7 @@ def start_columns(model, options, data_classes):
             raise DataError(f"--{name}: not of the widths of this column, see --widths, --decoder: {path}: {why}")
 
 
-def run_stage(options, facts, images, labels):
+def run_stage(options: argparse.Namespace, facts: dict, images: list[np.ndarray], labels: list[np.ndarray]) -> list:
     model = build(facts)
     if options.stage == "ctf" and not options.resume:
         start_columns(model, options, facts["classes"])
@@ -193,11 +197,11 @@ def run_stage(options, facts, images, labels):
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
-def progress_of(options):
+def progress_of(options: argparse.Namespace) -> Callable[[], float]:
     """The share of the stage that is over, from the clock or from the number of calls, as the loop reckons it."""
-    state = {"calls": 0, "begun": None}
+    state: dict = {"calls": 0, "begun": None}
 
-    def progress():
+    def progress() -> float:
         state["begun"] = state["begun"] or time.monotonic()
         state["calls"] += 1
         if options.steps:
@@ -207,7 +211,14 @@ def progress_of(options):
     return progress
 
 
-def prune(model, options, facts, images, labels, weights):
+def prune(
+    model: TwoColumn,
+    options: argparse.Namespace,
+    facts: dict,
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    weights: torch.Tensor,
+) -> dict:
     """Loads the checkpoint and removes units by the loss on a few fixed crops; returns the new facts."""
     state = loop.load_checkpoint(options.init)
     model.load_state_dict(state["model"])
@@ -218,7 +229,7 @@ def prune(model, options, facts, images, labels, weights):
     image, label = crops(images, labels, one, facts, np.random.default_rng(options.seed))
     image = normalise(image, facts["mean"], facts["std"])
 
-    def loss():
+    def loss() -> torch.Tensor:
         fine, coarse, logits = model(image, facts["cross"])
         return pixel_loss(fuse(coarse, fine, torch.sigmoid(logits), model.ratio), label, weights)
 
@@ -230,10 +241,18 @@ def prune(model, options, facts, images, labels, weights):
     return facts
 
 
-def crop_step(model, facts, images, labels, weights, options, progress):
+def crop_step(
+    model: TwoColumn,
+    facts: dict,
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    weights: torch.Tensor,
+    options: argparse.Namespace,
+    progress: Callable[[], float],
+) -> Callable:
     """A step on crops; under an area budget in every configuration but ctf."""
 
-    def step(rng):
+    def step(rng: np.random.Generator) -> torch.Tensor:
         image, label = (tensor.to(weights.device) for tensor in crops(images, labels, options, facts, rng))
         image = normalise(image, facts["mean"], facts["std"]).contiguous(memory_format=torch.channels_last)
         with autocast(options, image):
@@ -254,12 +273,12 @@ def crop_step(model, facts, images, labels, weights, options, progress):
     return step
 
 
-def annealed(area, progress):
+def annealed(area: float, progress: float) -> float:
     """The area budget: from 1 down to `area` in the first part of the stage."""
     return 1 + (area - 1) * min(1.0, progress / ANNEAL)
 
 
-def steer(model, weights, area, facts):
+def steer(model: TwoColumn, weights: torch.Tensor, area: float, facts: dict) -> None:
     """Moves the map's bias so that the share above the threshold follows the budget.
 
     The penalty alone is content with a map that is equally low everywhere, below the threshold; so held, the map has only
@@ -270,20 +289,28 @@ def steer(model, weights, area, facts):
         model.map[-1].bias += STEERING * (area - open_share)
 
 
-def sparsity_loss(weights, area, facts):
+def sparsity_loss(weights: torch.Tensor, area: float, facts: dict) -> torch.Tensor:
     regulariser = binary_entropy(weights) if facts["regulariser"] == "entropy" else bernoulli_kl(weights, area)
     return facts["area_weight"] * area_penalty(weights, area) + REGULARISER_LOSS * regulariser
 
 
-def whole_image_step(model, facts, images, labels, weights, options):
+def whole_image_step(
+    model: TwoColumn,
+    facts: dict,
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    weights: torch.Tensor,
+    options: argparse.Namespace,
+) -> Callable:
     """A step on one whole image along the deployed path: same tiles, threshold and halo as in the product.
 
     A shut tile does not say what the fine column would have gained there, so the map learns no more: only its bias moves.
     """
     model.map.requires_grad_(False)
-    tiles = Tiles(*facts["size"], facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
+    height, width = facts["size"]
+    tiles = Tiles(height, width, facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
 
-    def step(rng):
+    def step(rng: np.random.Generator) -> torch.Tensor:
         freeze_statistics(model)
         index = int(rng.integers(len(images)))
         image, label = images[index], labels[index]
@@ -301,24 +328,26 @@ def whole_image_step(model, facts, images, labels, weights, options):
     return step
 
 
-def autocast(options, image):
+def autocast(options: argparse.Namespace, image: torch.Tensor) -> torch.autocast:
     precision = PRECISIONS[options.precision]
     return torch.autocast(image.device.type, dtype=precision, enabled=precision is not None)
 
 
-def both_losses(scores, coarse, label, weights, ratio):
+def both_losses(
+    scores: torch.Tensor, coarse: torch.Tensor, label: torch.Tensor, weights: torch.Tensor, ratio: int
+) -> torch.Tensor:
     """The fused scores at every pixel, the coarse ones at every pixel of the reduced image (the nearest label)."""
     reduced = label[..., ratio // 2 :: ratio, ratio // 2 :: ratio]
     return pixel_loss(scores, label, weights) + COARSE_LOSS * pixel_loss(coarse, reduced, weights)
 
 
-def freeze_statistics(model):
+def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
 
-def pixel_loss(scores, label, weights):
+def pixel_loss(scores: torch.Tensor, label: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Cross entropy at every pixel of the scores upsampled bilinearly; label 255 does not count."""
     logits = bilinear(scores, label.shape[-1] // scores.shape[-1])
     loss = F.cross_entropy(logits, label, weights, ignore_index=IGNORE, reduction="sum")
@@ -326,7 +355,7 @@ def pixel_loss(scores, label, weights):
     return loss / counted.clamp(min=1)
 
 
-def load(data, canvas):
+def load(data: Dataset, canvas: tuple) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """All scenes padded to the canvas, in memory: colours uint8 `[3, h, w]` and labels uint8 `[h, w]`."""
     images, labels = [], []
     mean = np.rint(IMAGENET_MEAN).astype(np.uint8)
@@ -345,12 +374,19 @@ def load(data, canvas):
     return images, labels
 
 
-def class_weights(labels, classes):
+def class_weights(labels: list[np.ndarray], classes: int) -> torch.Tensor:
     """Mild, as the segmenter's."""
-    return mild_weights(sum(np.bincount(label.ravel(), minlength=256)[:classes] for label in labels).astype(np.float64))
+    counts = (np.bincount(label.ravel(), minlength=256)[:classes] for label in labels)
+    return mild_weights(sum(counts, np.zeros(classes, np.int64)).astype(np.float64))
 
 
-def crops(images, labels, options, facts, rng):
+def crops(
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    options: argparse.Namespace,
+    facts: dict,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random windows on whole cells, half of them mirrored: (float `[n, 3, h, w]` 0 to 255, labels `[n, h, w]`)."""
     height, width = options.crop
     cell = facts["ratio"] * STRIDE
@@ -367,7 +403,7 @@ def crops(images, labels, options, facts, rng):
     return photometric(torch.from_numpy(np.stack(pictures)), rng), torch.from_numpy(np.stack(targets))
 
 
-def load_two_column(path):
+def load_two_column(path: str | Path) -> tuple[TwoColumn, dict]:
     """(model in evaluation mode, facts) of a checkpoint."""
     state = loop.load_checkpoint(path)
     facts = state["facts"]

@@ -1,6 +1,10 @@
 """The sparse refiner: U-Net, classifier, gate and fuser. Parameter names are the tensor names of docs/bundle.md."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,7 +21,9 @@ START_SCALE = 1.5  # of the classifier: normalised probabilities have unit varia
 class SiteNorm(nn.BatchNorm1d):
     """BatchNorm over active sites. A level with fewer than two sites has no variance: running statistics then."""
 
-    def forward(self, x):
+    momentum: float  # never None here
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         training = self.training and len(x) > 1
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training, self.momentum, self.eps
@@ -27,7 +33,7 @@ class SiteNorm(nn.BatchNorm1d):
 class Conv(nn.Module):
     """A 3x3 kernel `[tap, in, out]` without bias."""
 
-    def __init__(self, inputs, outputs, fan=None):
+    def __init__(self, inputs: int, outputs: int, fan: int | None = None) -> None:
         super().__init__()
         spread = 1 / math.sqrt(9 * (fan or inputs))
         self.weight = nn.Parameter(torch.empty(9, inputs, outputs).uniform_(-spread, spread))
@@ -36,7 +42,7 @@ class Conv(nn.Module):
 class Residual(nn.Module):
     """`(x, or x P) + conv2(relu(bn2(conv1(relu(bn1(x))))))`."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.bn1, self.conv1 = SiteNorm(inputs), Conv(inputs, outputs)
         self.bn2, self.conv2 = SiteNorm(outputs), Conv(outputs, outputs)
@@ -44,7 +50,7 @@ class Residual(nn.Module):
             spread = 1 / math.sqrt(inputs)
             self.projection = nn.Parameter(torch.empty(inputs, outputs).uniform_(-spread, spread))
 
-    def forward(self, x, table):
+    def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         y = sparse.submanifold(F.relu(self.bn1(x)), self.conv1.weight, table)
         y = sparse.submanifold(F.relu(self.bn2(y)), self.conv2.weight, table)
         return y + (x @ self.projection if hasattr(self, "projection") else x)
@@ -53,7 +59,7 @@ class Residual(nn.Module):
 class Resample(Conv):
     """BatchNorm of its input and the kernel of a Down or an Up."""
 
-    def __init__(self, inputs, outputs, fan=None):
+    def __init__(self, inputs: int, outputs: int, fan: int | None = None) -> None:
         super().__init__(inputs, outputs, fan)
         self.bn = SiteNorm(inputs)
 
@@ -61,19 +67,21 @@ class Resample(Conv):
 class Stage(nn.Module):
     """The blocks of one resolution, and the way to the next coarser one and back."""
 
-    def __init__(self, width, coarser, blocks):
+    def __init__(self, width: int, coarser: int | None, blocks: int) -> None:
         super().__init__()
-        self.pre = nn.ModuleList(Residual(width, width) for _ in range(blocks))
+        # The type of a ModuleList does not say what it holds.
+        self.pre = cast(Sequence[Residual], nn.ModuleList(Residual(width, width) for _ in range(blocks)))
         if coarser is not None:
             self.down = Resample(width, coarser)
             self.up = Resample(coarser, width, fan=width)
-            self.post = nn.ModuleList(Residual(2 * width if k == 0 else width, width) for k in range(blocks))
+            post = nn.ModuleList(Residual(2 * width if k == 0 else width, width) for k in range(blocks))
+            self.post = cast(Sequence[Residual], post)
 
 
 class Head(nn.Module):
     """The last BatchNorm, named `head.bn`."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.bn = SiteNorm(width)
 
@@ -81,7 +89,9 @@ class Head(nn.Module):
 class Refiner(nn.Module):
     """Everything a bundle's `refiner.safetensors` holds. `planes`: channels per level, finest first."""
 
-    def __init__(self, planes, blocks, classes, features="rgb", bound="image"):
+    def __init__(
+        self, planes: Sequence[int], blocks: int, classes: int, features: str = "rgb", bound: str = "image"
+    ) -> None:
         super().__init__()
         if features not in FEATURES:
             raise ValueError(f"features is `{features}`, it must be one of {', '.join(FEATURES)}")
@@ -89,7 +99,8 @@ class Refiner(nn.Module):
         self.features, self.bound = features, bound
         inputs = 3 if features == "rgb" else 3 + classes
         self.stem = Conv(inputs, planes[0])
-        self.levels = nn.ModuleList(Stage(a, b, blocks) for a, b in zip(planes, [*planes[1:], None]))
+        levels = nn.ModuleList(Stage(a, b, blocks) for a, b in zip(planes, [*planes[1:], None]))
+        self.levels = cast(Sequence[Stage], levels)
         self.head = Head(planes[0])
         self.classifier = nn.Linear(planes[0], classes)
         self.gate = nn.Sequential(nn.Linear(2 * classes + 2, GATE_WIDTH), nn.ReLU(), nn.Linear(GATE_WIDTH, 2))
@@ -99,35 +110,37 @@ class Refiner(nn.Module):
         if features == "rgb+probabilities" and planes[0] >= classes:
             start_as_coarse(self)
 
-    def pyramid(self, mask):
+    def pyramid(self, mask: torch.Tensor) -> sparse.Pyramid:
         """Index tables of the selected pixels `[images, rows, columns]`."""
         return sparse.Pyramid(mask, len(self.planes), self.bound)
 
-    def site_features(self, rgb, y1):
+    def site_features(self, rgb: torch.Tensor, y1: torch.Tensor) -> torch.Tensor:
         """Normalised colours `[sites, 3]`, and the coarse softmax where the network wants it."""
         return rgb if self.features == "rgb" else torch.cat([rgb, softmax(y1)], 1)
 
-    def refine(self, pyramid, features):
+    def refine(self, pyramid: sparse.Pyramid, features: torch.Tensor) -> torch.Tensor:
         """Fine logits `y2`, `[sites, classes]`."""
         x = sparse.submanifold(features, self.stem.weight, pyramid.same[0])
         x = self._level(0, x, pyramid)
         return self.classifier(F.relu(self.head.bn(x)))
 
-    def fuse(self, y1, y2):
+    def fuse(self, y1: torch.Tensor, y2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixes coarse and fine logits. Returns (out `[sites, classes]`, weight of the coarse ones `[sites]`)."""
         columns = [part for y in (y1, y2) for part in (softmax(y), entropy(y.t()[None]).t())]
         weights = softmax(self.gate(torch.cat(columns, 1)))
         return self.fuser(weights[:, :1] * y1 + weights[:, 1:] * y2), weights[:, 0]
 
-    def forward(self, pyramid, rgb, y1):
+    def forward(
+        self, pyramid: sparse.Pyramid, rgb: torch.Tensor, y1: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(y2, out)` at the sites of the pyramid."""
         y2 = self.refine(pyramid, self.site_features(rgb, y1))
         return y2, self.fuse(y1, y2)[0]
 
-    def macs(self, pyramid):
+    def macs(self, pyramid: sparse.Pyramid) -> int:
         """Multiply-accumulates of the sparse convolutions, existing neighbours only; without head, gate and fuser."""
 
-        def filled(table, inputs):
+        def filled(table: torch.Tensor, inputs: int) -> int:
             return int((table < inputs).sum())
 
         total = filled(pyramid.same[0], pyramid.levels[0].count) * self.stem.weight[0].numel()
@@ -141,7 +154,7 @@ class Refiner(nn.Module):
                 total += 2 * filled(pyramid.down[i], sites) * stage.down.weight[0].numel()
         return total
 
-    def _level(self, i, x, pyramid):
+    def _level(self, i: int, x: torch.Tensor, pyramid: sparse.Pyramid) -> torch.Tensor:
         stage, table = self.levels[i], pyramid.same[i]
         for block in stage.pre:
             x = block(x, table)
@@ -156,18 +169,19 @@ class Refiner(nn.Module):
         return x
 
 
-def start_as_identity(fuser, classes):
+def start_as_identity(fuser: nn.Sequential, classes: int) -> None:
     """`y = relu(y) - relu(-y)`: training starts from the mix of both logits instead of having to find it first."""
     both = torch.cat([torch.eye(classes), -torch.eye(classes)])
+    first, last = (cast(nn.Linear, fuser[k]) for k in (0, 2))
     with torch.no_grad():
-        fuser[0].weight[: 2 * classes] = both
-        fuser[0].bias[: 2 * classes] = 0
-        fuser[2].weight.zero_()
-        fuser[2].weight[:, : 2 * classes] = both.t()
-        fuser[2].bias.zero_()
+        first.weight[: 2 * classes] = both
+        first.bias[: 2 * classes] = 0
+        last.weight.zero_()
+        last.weight[:, : 2 * classes] = both.t()
+        last.bias.zero_()
 
 
-def start_as_coarse(model):
+def start_as_coarse(model: Refiner) -> None:
     """The fine logits begin as the coarse decision, and every residual branch at zero: training only has to correct.
 
     The first channels of level 0 carry the coarse probabilities from the stem to the classifier.
@@ -187,6 +201,6 @@ def start_as_coarse(model):
         model.classifier.bias.zero_()
 
 
-def bundle_tensors(model):
+def bundle_tensors(model: Refiner) -> dict[str, torch.Tensor]:
     """The tensors of `refiner.safetensors` by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
