@@ -59,9 +59,9 @@ def device(options: argparse.Namespace) -> torch.device:
 def train(
     model: torch.nn.Module, step: Callable, options: argparse.Namespace, facts: dict, weight_decay: float
 ) -> list:
-    """Minimises `step(rng)`, a loss, over the parameters of `model`; returns every loss. The model ends on the CPU.
+    """Minimises `step(rng, progress)`, a loss, over the parameters of `model`; returns every loss. The model ends on the CPU.
 
-    It trains on `device(options)`, where `step` has to bring its tensors.
+    It trains on `device(options)`, where `step` has to bring its tensors. `progress` is the share of the budget spent.
     `facts` are stored in the checkpoint beside the weights.
     The random numbers of a step depend on the seed and the step's number only, so a resumed run draws what an
     uninterrupted one would have drawn.
@@ -93,7 +93,7 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(progress)
-        loss = step(np.random.default_rng([options.seed, number]))
+        loss = step(np.random.default_rng([options.seed, number]), progress)
         if not math.isfinite(loss.item()):
             raise RuntimeError(f"the loss is {loss.item()} at step {number}: lower --learning-rate")
         optimizer.zero_grad()

@@ -139,7 +139,7 @@ def fit(
 
     scales = options.scale or augment.SCALES[options.augment]
 
-    def step(rng: np.random.Generator) -> torch.Tensor:
+    def step(rng: np.random.Generator, _progress: float) -> torch.Tensor:
         drawn = [scenes[index] for index in rng.integers(len(scenes), size=options.batch)]
         kind, window_scales = options.augment, scales
         if options.ask_again:

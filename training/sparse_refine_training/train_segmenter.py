@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> list:
         "scenes": [data.scenes[0].name, data.scenes[-1].name, len(data.scenes)],
     }
 
-    def step(rng: np.random.Generator) -> torch.Tensor:
+    def step(rng: np.random.Generator, _progress: float) -> torch.Tensor:
         image, share = (tensor.to(device) for tensor in batch(images, shares, options, rng))
         image = normalise(image, IMAGENET_MEAN, IMAGENET_STD).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> list:
 
     device = loop.device(options)
 
-    def step(rng: np.random.Generator) -> torch.Tensor:
+    def step(rng: np.random.Generator, _progress: float) -> torch.Tensor:
         parts = []
         for index in rng.integers(len(scenes), size=options.batch):
             top, left = (int(rng.integers(n - m + 1)) for n, m in zip(frozen.size, options.crop))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,24 +86,32 @@ def areas(text: str) -> tuple[float, ...]:
 
 def run(options: argparse.Namespace) -> list:
     loop.seed_everything(options)
-    if options.stage != "ctf" and not (options.init or options.resume):
-        raise DataError(f"the stage {options.stage} starts from a checkpoint: give --init")
     data = Dataset.open(options.data, options.limit)
-    former = loop.load_checkpoint(options.init)["facts"] if options.init else None
-    if options.resume:
-        former = loop.load_checkpoint(options.out)["facts"]
-    if former and former["kind"] != "two-column":
-        raise DataError(f"this checkpoint is of a {former['kind']}, two columns are needed: {options.init}")
-    facts = describe(options, data, former)
-    images, labels = load(data, facts["size"])
-    histories = []
+    runs, described = sweep(options), []
+    for one in runs:
+        former = loop.load_checkpoint(one.out if one.resume else one.init)["facts"] if one.resume or one.init else None
+        if options.stage != "ctf" and not former:
+            raise DataError(f"the stage {options.stage} starts from a checkpoint: give --init")
+        if former and former["kind"] != "two-column":
+            raise DataError(f"this checkpoint is of a {former['kind']}, two columns are needed: {options.init}")
+        described.append({**describe(options, data, former), "area": one.area})
+    images, labels = load(data, described[0]["size"])
+    histories = [run_stage(one, facts, images, labels) for one, facts in zip(runs, described)]
+    return histories[0] if len(histories) == 1 else histories
+
+
+def sweep(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each area budget; several write `OUT_a10.pt` and so on, and resume those that are there."""
+    runs = []
     for area in options.area:
         one = copy.copy(options)
+        one.area = area
         if len(options.area) > 1:
             out = Path(options.out)
             one.out = str(out.with_name(f"{out.stem}_a{round(100 * area):02d}{out.suffix}"))
-        histories.append(run_stage(one, {**facts, "area": area}, images, labels))
-    return histories[0] if len(histories) == 1 else histories
+            one.resume = options.resume and Path(one.out).is_file()
+        runs.append(one)
+    return runs
 
 
 def describe(options: argparse.Namespace, data: Dataset, former: dict | None) -> dict:
@@ -193,22 +200,8 @@ def run_stage(options: argparse.Namespace, facts: dict, images: list[np.ndarray]
     if stage in ("uncrop", "isctf") and options.stage != "prune":
         step = whole_image_step(model, facts, images, labels, weights, options)
     else:
-        step = crop_step(model, facts, images, labels, weights, options, progress_of(options))
+        step = crop_step(model, facts, images, labels, weights, options)
     return loop.train(model, step, options, facts, WEIGHT_DECAY)
-
-
-def progress_of(options: argparse.Namespace) -> Callable[[], float]:
-    """The share of the stage that is over, from the clock or from the number of calls, as the loop reckons it."""
-    state: dict = {"calls": 0, "begun": None}
-
-    def progress() -> float:
-        state["begun"] = state["begun"] or time.monotonic()
-        state["calls"] += 1
-        if options.steps:
-            return (state["calls"] - 1) / options.steps
-        return (time.monotonic() - state["begun"]) / (60 * options.minutes)
-
-    return progress
 
 
 def prune(
@@ -248,11 +241,10 @@ def crop_step(
     labels: list[np.ndarray],
     weights: torch.Tensor,
     options: argparse.Namespace,
-    progress: Callable[[], float],
 ) -> Callable:
     """A step on crops; under an area budget in every configuration but ctf."""
 
-    def step(rng: np.random.Generator) -> torch.Tensor:
+    def step(rng: np.random.Generator, progress: float) -> torch.Tensor:
         image, label = (tensor.to(weights.device) for tensor in crops(images, labels, options, facts, rng))
         image = normalise(image, facts["mean"], facts["std"]).contiguous(memory_format=torch.channels_last)
         with autocast(options, image):
@@ -264,7 +256,7 @@ def crop_step(
             tiles = [*logits.shape[:2], *(side // model.pool for side in logits.shape[2:])]
             noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, tiles).astype(np.float32))
             m = binary_concrete(logits, model.to_cells(noise.to(logits.device)))
-            area = annealed(facts["area"], progress())
+            area = annealed(facts["area"], progress)
             steer(model, torch.sigmoid(logits), area, facts)
             extra = sparsity_loss(torch.sigmoid(logits), area, facts)
         scores = fuse(coarse, fine, m, model.ratio)
@@ -310,7 +302,7 @@ def whole_image_step(
     height, width = facts["size"]
     tiles = Tiles(height, width, facts["tile"], facts["halo"], facts["ratio"] * STRIDE)
 
-    def step(rng: np.random.Generator) -> torch.Tensor:
+    def step(rng: np.random.Generator, _progress: float) -> torch.Tensor:
         freeze_statistics(model)
         index = int(rng.integers(len(images)))
         image, label = images[index], labels[index]

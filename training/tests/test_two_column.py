@@ -7,7 +7,7 @@ import torch
 from scenes import write
 from torch import nn
 
-from sparse_refine_training import cli, loop, segmenter
+from sparse_refine_training import cli, loop, segmenter, train_two_column
 from sparse_refine_training.train_two_column import STEERING, load_two_column, steer
 from sparse_refine_training.two_column import (
     Tiles,
@@ -235,6 +235,13 @@ def test_the_stages_train_and_the_bundle_says_what_it_is(tmp_path):
     train("sctf", ctf, "--area", ".2,.4")
     assert load_two_column(tmp_path / "sctf_a40.pt")[1]["area"] == 0.4
 
+    # Interrupted between the two: the first is there, the second begins.
+    (tmp_path / "sctf_a40.pt").unlink()
+    assert train("sctf", ctf, "--area", ".2,.4", "--steps", "3", "--resume")
+    for share in (20, 40):
+        _, facts = load_two_column(tmp_path / f"sctf_a{share}.pt")
+        assert facts["area"] == share / 100 and facts["total"][0] == 5
+
     assert cli.main(["two-column-evaluate", str(data), str(isctf), "--json", str(tmp_path / "figures.json")]) == 0
     (row,) = json.loads((tmp_path / "figures.json").read_text())
     assert 0 <= row["rho"] <= 1 and row["coarse_gmac"] <= row["gmac"] <= row["twin_gmac"]
@@ -251,6 +258,24 @@ def test_a_stage_without_its_checkpoint_is_an_error(tmp_path, capsys):
     arguments = ["two-column", str(data), "--stage", "sctf", "--out", str(tmp_path / "x.pt"), "--size", "96x64"]
     assert cli.main(arguments) == 2
     assert "give --init" in capsys.readouterr().err
+
+
+def test_the_budget_goes_on_where_a_resumed_stage_stopped(tmp_path, monkeypatch):
+    data, seen = write(tmp_path / "scenes", size=(64, 96)), []
+    common = ["two-column", str(data), *"--threads 1 --batch 1 --crop 64x64 --tile 32 --halo 16".split()]
+    shape = "--stage ctf --size 96x64 --widths 4,4,6,6 --decoder 4 --steps 1".split()
+    assert cli.main([*common, *shape, "--out", str(tmp_path / "ctf.pt")]) == 0
+    original = train_two_column.annealed
+
+    def watched(area, progress):
+        seen.append(progress)
+        return original(area, progress)
+
+    monkeypatch.setattr(train_two_column, "annealed", watched)
+    sctf = [*common, "--stage", "sctf", "--init", str(tmp_path / "ctf.pt"), "--out", str(tmp_path / "sctf.pt")]
+    assert cli.main([*sctf, "--steps", "4"]) == 0
+    assert cli.main([*sctf, "--steps", "8", "--resume"]) == 0
+    assert seen == [0, 0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.875]
 
 
 def test_columns_start_from_trained_segmenters(tmp_path, capsys):
