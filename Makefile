@@ -99,7 +99,7 @@ test-colcon: ## `colcon build` with only this repository in src/, and what it in
 	@scripts/ros_setup.sh
 	@scripts/test_colcon.sh
 
-check: ## formatting, lints, documentation, licences, every feature set
+check: ## formatting, lints, types, documentation, licences, every feature set
 	@scripts/check.sh
 
 bench: ## every table of docs/PERFORMANCE.md, into out/bench/tables.md; takes about 15 minutes after bench-prepare
