@@ -24,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="score checkpoints on labelled scenes", description=__doc__)
     parser.add_argument("data", help="folder with images/, labels/ and classes.json")
     coarse.add_options(parser)
-    parser.add_argument("--refiner", help="checkpoint of the refiner command; without it, coarse labels only")
+    parser.add_argument("--refiner", help="checkpoint of the refiner command or bundle; without it, coarse labels only")
     parser.add_argument("--dense", help="checkpoint of a segmenter trained at full resolution, scored beside")
     parser.add_argument("--alpha", type=float, help="other than the refiner was trained with")
     parser.add_argument(

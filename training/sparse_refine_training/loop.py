@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     budget.add_argument("--steps", type=int, help="a number of steps instead: repeatable on the same machine")
     parser.add_argument("--out", required=True, help="checkpoint to write, such as runs/segmenter.pt")
     parser.add_argument("--resume", action="store_true", help="go on from --out with what is left of the budget")
-    parser.add_argument("--init", help="checkpoint to start the weights from, of the same architecture")
+    parser.add_argument("--init", help="start from the weights of this checkpoint (refiner: or bundle)")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"peak ({learning_rate})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")

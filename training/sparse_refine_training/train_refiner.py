@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import augment, coarse, crops, loop
+from . import augment, coarse, crops, loop, tensors
 from .data import DataError, Dataset
 from .losses import LabelLoss
 from .sparse import BOUNDS
@@ -151,15 +151,32 @@ def fit(
         y2, out = model(pyramid, rgb, y1)
         return loss(y2, label, y1) + loss(out, label, y1)
 
+    if options.init and Path(options.init).is_dir() and not options.resume:
+        model.load_state_dict(bundle_state(Path(options.init))["model"])
+        options = argparse.Namespace(**{**vars(options), "init": None})
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)
 
 
 def load_refiner(path: str | Path) -> tuple:
-    """(model in evaluation mode, facts) of a checkpoint."""
-    state = loop.load_checkpoint(path)
+    """(model in evaluation mode, facts) of a checkpoint, or of the folder of a bundle."""
+    state = bundle_state(Path(path)) if Path(path).is_dir() else loop.load_checkpoint(path)
     facts = state["facts"]
     if facts["kind"] != "refiner":
         raise DataError(f"this checkpoint is of a {facts['kind']}, a refiner is needed: {path}")
     model = Refiner(facts["planes"], facts["blocks"], len(facts["classes"]), facts["features"], facts["bound"])
     model.load_state_dict(state["model"])
     return model.eval(), {"channel_order": "rgb", **facts, "total": loop.total(state)}
+
+
+def bundle_state(folder: Path) -> dict:
+    """A bundle's refiner as a checkpoint; how long it was trained only its provenance says."""
+    content = coarse.read_manifest(folder / "model.toml")
+    if "refiner" not in content:
+        raise DataError(f"this bundle has no refiner: {folder}")
+    entry = {"kind": "refiner", "alpha": content["selector"]["alpha"], "bound": "image", **content["refiner"]}
+    arrays, _ = tensors.load(folder / entry["file"])
+    model = Refiner(entry["planes"], entry["blocks"], len(content["classes"]), entry["features"], entry["bound"])
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    weights = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    classes = [{"label": index, **item} for index, item in enumerate(content["classes"])]
+    return {"model": {**weights, **counters}, "step": 0, "seconds": 0.0, "facts": {**entry, "classes": classes}}

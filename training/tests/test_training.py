@@ -137,6 +137,27 @@ def test_bundle_reads_back(trained, tmp_path):
     assert manifest["provenance"] == {**manifest["provenance"], "data": "squares", "licence": "Apache-2.0"}
 
 
+def test_a_refiner_goes_on_from_a_bundle(trained, tmp_path):
+    pytest.importorskip("tomllib")
+    folder = trained[0]
+    export.run(command("export {out} --segmenter {f}/seg.pt --refiner {f}/ref.pt", out=tmp_path / "squares", f=folder))
+    before, facts = train_refiner.load_refiner(folder / "ref.pt")
+    there, described = train_refiner.load_refiner(tmp_path / "squares")
+    for name, tensor in bundle_tensors(before).items():
+        assert torch.equal(bundle_tensors(there)[name], tensor), name
+    for key in ("planes", "blocks", "features", "bound", "alpha", "mean", "std", "channel_order"):
+        assert described[key] == facts[key], key
+    text = REFINER + " --steps 1 --learning-rate 0 --init {init}"
+    places = {"data": folder / "data", "seg": folder / "seg.pt", "out": tmp_path / "next.pt"}
+    train_refiner.run(command(text, init=tmp_path / "squares", **places))
+    after = dict(train_refiner.load_refiner(tmp_path / "next.pt")[0].named_parameters())
+    for name, tensor in before.named_parameters():
+        assert torch.equal(after[name], tensor), name
+    export.run(command("export {out} --segmenter {f}/seg.pt", out=tmp_path / "coarse", f=folder))
+    with pytest.raises(DataError, match="has no refiner"):
+        train_refiner.load_refiner(tmp_path / "coarse")
+
+
 def test_tensor_names_and_shapes_are_those_of_the_format():
     shapes = {name: list(t.shape) for name, t in bundle_tensors(Refiner([4, 6], 2, 5, "rgb+probabilities")).items()}
     expected = {
