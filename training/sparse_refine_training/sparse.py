@@ -94,7 +94,6 @@ class Pyramid:
         self.down = [down_table(fine, coarse) for fine, coarse in pairs]
         self.up = [up_table(table, fine) for table, fine in zip(self.down, self.levels)]
 
-
     def to(self, device: torch.device) -> Pyramid:
         """With the tables where the features are; the levels stay."""
         for tables in (self.same, self.down, self.up):
