@@ -73,7 +73,7 @@ def train(
     number, spent = 0, 0.0
     if options.init and not options.resume:
         state = load_checkpoint(options.init)
-        model.load_state_dict(state["model"])
+        start_from(model, state["model"], options.init)
         facts = {**facts, "before": total(state)}
     if options.resume:
         state = load_checkpoint(out)
@@ -120,6 +120,16 @@ def train(
         board.close()
     print("\n" * sys.stdout.isatty() + f"{number} steps in {seconds / 60:.1f} minutes: {out}", flush=True)
     return history
+
+
+def start_from(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
+    """Loads weights of the same architecture, from `path`."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:  # PyTorch's text is a list of every tensor
+        raise DataError(
+            f"these weights are of another architecture; give the options they were trained with (--planes …): {path}"
+        ) from None
 
 
 def show(progress: float, text: str) -> None:

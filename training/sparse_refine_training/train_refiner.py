@@ -152,7 +152,7 @@ def fit(
         return loss(y2, label, y1) + loss(out, label, y1)
 
     if options.init and Path(options.init).is_dir() and not options.resume:
-        model.load_state_dict(bundle_state(Path(options.init))["model"])
+        loop.start_from(model, bundle_state(Path(options.init))["model"], options.init)
         options = argparse.Namespace(**{**vars(options), "init": None})
     return model, loop.train(model, step, options, facts, WEIGHT_DECAY)
 

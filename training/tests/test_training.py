@@ -153,6 +153,9 @@ def test_a_refiner_goes_on_from_a_bundle(trained, tmp_path):
     after = dict(train_refiner.load_refiner(tmp_path / "next.pt")[0].named_parameters())
     for name, tensor in before.named_parameters():
         assert torch.equal(after[name], tensor), name
+    for init in (tmp_path / "squares", folder / "ref.pt"):
+        with pytest.raises(DataError, match="another architecture"):
+            train_refiner.run(command(text + " --planes 6,8", init=init, **places))
     export.run(command("export {out} --segmenter {f}/seg.pt", out=tmp_path / "coarse", f=folder))
     with pytest.raises(DataError, match="has no refiner"):
         train_refiner.load_refiner(tmp_path / "coarse")
