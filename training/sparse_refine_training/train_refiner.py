@@ -7,6 +7,7 @@ that, train one segmenter for each part left out and give them all (`--fold-segm
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,15 @@ def bundle_state(folder: Path) -> dict:
     content = coarse.read_manifest(folder / "model.toml")
     if "refiner" not in content:
         raise DataError(f"this bundle has no refiner: {folder}")
-    entry = {"kind": "refiner", "alpha": content["selector"]["alpha"], "bound": "image", **content["refiner"]}
-    arrays, _ = tensors.load(folder / entry["file"])
+    entry = {"bound": "image", **content.get("selector", {}), **content["refiner"], "kind": "refiner"}
+    missing = {"alpha", "file", "sha256", "planes", "blocks", "features", "mean", "std"} - entry.keys()
+    if missing:
+        raise DataError(f"no {', '.join(sorted(missing))} of the selector or refiner: {folder / 'model.toml'}")
+    file = folder / entry["file"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != entry["sha256"]:
+        raise DataError(f"sha256 is {digest}, {folder / 'model.toml'} says {entry['sha256']}: {file}")
+    arrays, _ = tensors.load(file)
     model = Refiner(entry["planes"], entry["blocks"], len(content["classes"]), entry["features"], entry["bound"])
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     weights = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}

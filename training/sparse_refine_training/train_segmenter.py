@@ -45,9 +45,12 @@ def size(text: str) -> tuple[int, int]:
 
 def span(text: str) -> tuple[float, float]:
     """`0.75,1.5` as (0.75, 1.5)."""
-    low, high = (float(part) for part in text.split(","))
-    if not 0 < low <= high:
-        raise ValueError(text)
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not 0.1 <= low <= high <= 10:
+        raise argparse.ArgumentTypeError(f"`{text}` must be two factors from 0.1 to 10, such as 0.75,1.5")
     return low, high
 
 

@@ -156,6 +156,13 @@ def test_a_refiner_goes_on_from_a_bundle(trained, tmp_path):
     for init in (tmp_path / "squares", folder / "ref.pt"):
         with pytest.raises(DataError, match="another architecture"):
             train_refiner.run(command(text + " --planes 6,8", init=init, **places))
+    weights, manifest = (tmp_path / "squares" / name for name in ("refiner.safetensors", "model.toml"))
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(DataError, match="sha256 is .* says"):
+        train_refiner.load_refiner(tmp_path / "squares")
+    manifest.write_text(manifest.read_text().replace("blocks =", "block_count ="))
+    with pytest.raises(DataError, match="no blocks"):
+        train_refiner.load_refiner(tmp_path / "squares")
     export.run(command("export {out} --segmenter {f}/seg.pt", out=tmp_path / "coarse", f=folder))
     with pytest.raises(DataError, match="has no refiner"):
         train_refiner.load_refiner(tmp_path / "coarse")
@@ -336,11 +343,11 @@ def test_windows_scale_colours_and_labels_together():
     assert small[0, :16, 14:24].min() > 150 and small[0, 16:].max() == 0 and small[0, :, 24:].max() == 0
 
 
-@pytest.mark.parametrize("text", ["0,1", "2,1", "1", "a,b"])
+@pytest.mark.parametrize("text", ["0,1", "2,1", "1", "a,b", "1,1000"])
 def test_a_wrong_span_of_scales_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         command("segmenter data --out x.pt --scale " + text)
-    assert "--scale" in capsys.readouterr().err
+    assert "--scale: `" + text + "` must be two factors" in capsys.readouterr().err
 
 
 def test_schedule_warms_up_and_ends_at_zero():
