@@ -19,9 +19,12 @@ against() { # VERSION COMMAND...: with the headers of a TensorRT
 
 mkdir -p "$rig/bin" "$rig/driver"
 cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$rig/driver/libcuda.so.1" tests/tensorrt/fake_driver.c
+# The tests need the program, so cargo makes it; `cargo build` would make every dependency again, since without the tests' own
+# dependencies other features of shared ones are on.
+program=(cargo test --no-run --locked --quiet --features tensorrt --test tensorrt)
 # One program for each major version: their virtual tables differ.
 for major in 10 11; do
-    against "$major" cargo build --locked --quiet --features tensorrt --bin sparse_refine
+    against "$major" "${program[@]}"
     install -m 755 "$target/debug/sparse_refine" "$rig/bin/sparse_refine_$major"
 done
 
@@ -29,7 +32,7 @@ done
 (cd training && PYTHONPATH=. "$rig/venv/bin/python" -m pytest -q -p no:cacheprovider --noconftest tests/test_quantize.py)
 
 # Reduced precision of the bundled networks, so that these exports build too.
-against rtx cargo build --locked --quiet --features tensorrt --bin sparse_refine
+against rtx "${program[@]}"
 scripts/quantized_bundles.sh "$target/debug/sparse_refine" "$rig/models"
 
 export SPARSE_REFINE_TENSORRT_RIG=$rig
