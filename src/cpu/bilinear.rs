@@ -3,8 +3,9 @@
 //! A triangle filter as wide as two cells, on 8-bit levels, rows rounded between the two passes. Networks trained on such
 //! images lose a little on plain area means. The area mean stays the default: its sums are exact.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::plan::{Geometry, Normalisation};
 use crate::types::Size;
@@ -14,28 +15,29 @@ pub struct BilinearResize {
     camera: Size,
     normalisation: Normalisation,
     resizer: Resizer,
-    resized: Image<'static>,
+    resized: TypedImage<'static, U8x3>,
 }
 
 impl BilinearResize {
     /// Prepares for images of a geometry, whose canvas must be the camera image (`fit = "stretch"`).
     pub fn new(geometry: &Geometry, normalisation: Normalisation) -> Self {
         assert_eq!(geometry.camera, geometry.canvas, "nothing is padded");
-        let resized = Image::new(geometry.grid.width, geometry.grid.height, PixelType::U8x3);
+        let resized = TypedImage::new(geometry.grid.width, geometry.grid.height);
         Self { camera: geometry.camera, normalisation, resizer: Resizer::new(), resized }
     }
 
     /// Resizes a packed RGB image of the camera's size into three normalised planes, `[3, h, w]`.
     pub fn run(&mut self, rgb: &[u8], out: &mut [f32]) {
         let Size { width, height } = self.camera;
-        let source = ImageRef::new(width, height, rgb, PixelType::U8x3).expect("three bytes a pixel");
+        let source = TypedImageRef::from_buffer(width, height, rgb).expect("three bytes a pixel");
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer.resize(&source, &mut self.resized, &options).expect("both images are U8x3");
-        let (pixels, _) = self.resized.buffer().as_chunks::<3>();
+        // Typed: `resize` would compile every pixel type there is into this crate, three times all of ours.
+        self.resizer.resize_typed(&source, &mut self.resized, &options).expect("nothing is cropped");
+        let pixels = self.resized.pixels();
         let planes = out.chunks_exact_mut(pixels.len());
         for ((plane, source), out) in self.normalisation.sources().into_iter().enumerate().zip(planes) {
             for (pixel, out) in pixels.iter().zip(out) {
-                *out = self.normalisation.apply(plane, f32::from(pixel[source]));
+                *out = self.normalisation.apply(plane, f32::from(pixel.0[source]));
             }
         }
     }
