@@ -90,8 +90,11 @@ def macs(model: nn.Module, size: tuple) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(count))
+    training = model.training
+    model.eval()  # the zeros are no data: running statistics stay
     with torch.no_grad():
         model(torch.zeros(1, 3, *size))
+    model.train(training)
     for hook in hooks:
         hook.remove()
     return total
