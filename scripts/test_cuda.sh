@@ -7,18 +7,20 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/cuda_env.sh || exit 0 # says why
 
-failures=0
-step() { # NAME COMMAND..: one line, the output only where it fails
-    local name=$1 log
+# step NAME COMMAND..: in the background, as many at once as there are processors; one line, the output only where it fails.
+step() {
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+    run "$@" &
+}
+run() {
+    local name=$1 log start=$SECONDS
     shift
     log=$(mktemp)
-    local start=$SECONDS
     if "$@" > "$log" 2>&1; then
         echo "ok    $name ($((SECONDS - start)) s)"
     else
-        echo "FAIL  $name"
-        tail -n 40 "$log"
-        failures=$((failures + 1))
+        echo "$name" >> "$failed"
+        printf 'FAIL  %s\n%s\n' "$name" "$(tail -n 40 "$log")"
     fi
     rm -f "$log"
 }
@@ -29,6 +31,8 @@ if [ "${1:-}" = full ]; then
     CUEMU_SCHED=lazy exec "$tests" --ignored --exact --nocapture full::an_8_mp_frame_of_the_shipped_bundle_equals_the_cpu
 fi
 frames=("$tests" --ignored --skip full)
+failed=$(mktemp) # the names of those that did
+trap 'rm -f "$failed"' EXIT
 
 # Sanitizers look at the kernels, which are built with them; the test program only carries their runtime.
 planted=(env PLANTED_race="$(cuda_kernels tests/cuda_emulator/planted planted race)")
@@ -51,5 +55,6 @@ CUEMU_SCHED=threads step "schedule threads" "${frames[@]}" --skip faults
 sanitized asan address two_slots_and_two_cameras CUEMU_SCHED=lazy CUEMU_MALLOC=1 ASAN_OPTIONS=detect_leaks=0:use_sigaltstack=0
 sanitized tsan thread a_frame_the_network_refuses CUEMU_SCHED=threads TSAN_OPTIONS=ignore_noninstrumented_modules=1
 step "the driver finds each planted bug" "${planted[@]}" "$(cuda_test planted --package cuemu)" --ignored
-echo "test-cuda: $failures failures"
-exit $((failures > 0))
+wait
+echo "test-cuda: $(wc -l < "$failed") failures"
+[ ! -s "$failed" ]
