@@ -8,8 +8,9 @@ if ! scripts/tensorrt_setup.sh; then
 fi
 rig=$PWD/.tensorrt
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-# These tests wait for TensorRT, not for our code; without optimisation it compiles in a fraction of the time.
-export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_TEST_OPT_LEVEL=0
+# These tests wait for TensorRT, not for our code; without optimisation it compiles in a fraction of the time. Only our code,
+# and `cargo test` for the program too: so the dependencies are those of the other tests.
+tests=(cargo test --locked --features tensorrt --config profile.test.package.sparse_refine.opt-level=0)
 against() { # VERSION COMMAND...: with the headers of a TensorRT
     local headers
     headers=$(scripts/tensorrt_headers.sh "$1")
@@ -19,9 +20,7 @@ against() { # VERSION COMMAND...: with the headers of a TensorRT
 
 mkdir -p "$rig/bin" "$rig/driver"
 cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$rig/driver/libcuda.so.1" tests/tensorrt/fake_driver.c
-# The tests need the program, so cargo makes it; `cargo build` would make every dependency again, since without the tests' own
-# dependencies other features of shared ones are on.
-program=(cargo test --no-run --locked --quiet --features tensorrt --test tensorrt)
+program=("${tests[@]}" --no-run --quiet --test tensorrt) # whose tests need it, so cargo makes it
 # One program for each major version: their virtual tables differ.
 for major in 10 11; do
     against "$major" "${program[@]}"
@@ -36,5 +35,5 @@ against rtx "${program[@]}"
 scripts/quantized_bundles.sh "$target/debug/sparse_refine" "$rig/models"
 
 export SPARSE_REFINE_TENSORRT_RIG=$rig
-against rtx cargo test --locked --features tensorrt --test tensorrt "$@"
-against rtx cargo test --locked --features tensorrt --lib tensorrt:: "$@"
+against rtx "${tests[@]}" --test tensorrt "$@"
+against rtx "${tests[@]}" --lib tensorrt:: "$@"
