@@ -55,7 +55,7 @@ fn engines(built: &Value) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
 }
 
 /// Bytes in which two builds of one network may differ. TensorRT-RTX 1.7.1 numbers some tensors of a network with several
-/// profiles in one of two orders, whatever its options, threads and addresses: 13 bytes of 6.3 MB in one build of ten.
+/// profiles in one of two orders, whatever its options, threads and addresses: 13 bytes of 6.3 MB in one build of twenty.
 const RENUMBERED: usize = 64;
 
 /// Whether the engines of two builds are of the same networks: as long as each other, and equal but for [`RENUMBERED`] bytes.
