@@ -31,7 +31,7 @@ if [ "${1:-}" = full ]; then
     CUEMU_SCHED=lazy exec "$tests" --ignored --exact --nocapture full::an_8_mp_frame_of_the_shipped_bundle_equals_the_cpu
 fi
 frames=("$tests" --ignored --skip full)
-failed=$(mktemp) # the names of those that did
+failed=$(mktemp) # names of the steps that failed
 trap 'rm -f "$failed"' EXIT
 
 # Sanitizers look at the kernels, which are built with them; the test program only carries their runtime.

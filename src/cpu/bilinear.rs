@@ -31,7 +31,7 @@ impl BilinearResize {
         let Size { width, height } = self.camera;
         let source = TypedImageRef::from_buffer(width, height, rgb).expect("three bytes a pixel");
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        // Typed: `resize` would compile every pixel type there is into this crate, three times all of ours.
+        // Typed: `resize` would compile every pixel type there is into this crate, more than all the rest of it.
         self.resizer.resize_typed(&source, &mut self.resized, &options).expect("nothing is cropped");
         let pixels = self.resized.pixels();
         let planes = out.chunks_exact_mut(pixels.len());

@@ -43,32 +43,22 @@ fn bundles(rig: &Rig) -> Vec<PathBuf> {
     found
 }
 
-/// Files and bytes of engines that were built just now.
-fn engines(built: &Value) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
+/// File, bytes and number of profiles of each engine that was built just now.
+fn engines(built: &Value) -> Vec<(PathBuf, Vec<u8>, usize)> {
     let all = built["engines"].as_array().map_or(std::slice::from_ref(built), Vec::as_slice);
     let engine = |one: &Value| {
         assert_eq!(one["built"], true, "{one}");
         let path = PathBuf::from(one["path"].as_str().unwrap());
-        (path.clone(), std::fs::read(path).unwrap())
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes, one["sidecar"]["key"]["tensors"]["inputs"][0]["shapes"].as_array().unwrap().len())
     };
-    all.iter().map(engine).unzip()
+    all.iter().map(engine).collect()
 }
 
-/// Bytes in which two builds of one network may differ. TensorRT-RTX 1.7.1 numbers some tensors of a network with several
-/// profiles in one of two orders, whatever its options, threads and addresses: 13 bytes of 6.3 MB in one build of twenty.
-const RENUMBERED: usize = 64;
-
-/// Whether the engines of two builds are of the same networks: as long as each other, and equal but for [`RENUMBERED`] bytes.
-fn alike(first: &[Vec<u8>], second: &[Vec<u8>]) -> bool {
-    let differing = |(first, second): (&Vec<u8>, &Vec<u8>)| {
-        first.iter().zip(second).filter(|(first, second)| first != second).count()
-    };
-    first.iter().map(Vec::len).eq(second.iter().map(Vec::len))
-        && first.iter().zip(second).map(differing).all(|bytes| bytes <= RENUMBERED)
-}
-
+/// TensorRT-RTX 1.7.1 numbers some tensors of a network with several profiles in one of two orders, whatever its options,
+/// threads and addresses (13 bytes of 6.3 MB, in one build of twenty): two of three builds are equal. With one profile all are.
 #[test]
-fn every_bundled_network_builds_twice_alike() {
+fn every_bundled_network_builds_again_with_equal_bytes() {
     let place = Place::new();
     let bundles = bundles(&place.rig);
     assert!(!bundles.is_empty());
@@ -81,12 +71,21 @@ fn every_bundled_network_builds_twice_alike() {
             let path = bundle.display().to_string();
             arguments.push(&path);
             arguments.extend(*network);
-            let (files, first) = engines(&json(&place.run(&arguments)));
+            let first = engines(&json(&place.run(&arguments)));
             arguments.push("--force");
-            let (same_files, second) = engines(&json(&place.run(&arguments)));
-            assert_eq!(files, same_files);
-            assert!(alike(&first, &second), "{path} {network:?}");
-            println!("{path} {network:?}: {:?} bytes", first.iter().map(Vec::len).collect::<Vec<_>>());
+            let second = engines(&json(&place.run(&arguments)));
+            if first != second {
+                let third = engines(&json(&place.run(&arguments)));
+                assert_eq!([second.len(), third.len()], [first.len(); 2]);
+                for ((first, second), third) in first.iter().zip(&second).zip(&third) {
+                    let equal = first == second || first.2 > 1 && (third == first || third == second);
+                    assert!(equal, "{} of {path} {network:?}", first.0.display());
+                }
+            }
+            println!(
+                "{path} {network:?}: {:?} bytes",
+                first.iter().map(|(_, bytes, _)| bytes.len()).collect::<Vec<_>>()
+            );
         }
     }
     let list = json(&place.run(&["engine", "list", "--json"]));
@@ -145,7 +144,7 @@ fn both_columns_are_built_with_a_profile_for_every_run() {
     };
     let before = bytes(&first);
     assert!(build(&[]).iter().all(|one| one["built"] == false));
-    assert!(alike(&bytes(&build(&["--force"])), &before));
+    assert!(bytes(&build(&["--force"])) == before, "equal bytes");
 
     let list = json(&place.engine("list", &["--json"]).output().unwrap());
     let sound = list["engines"].as_array().unwrap().iter().filter(|engine| engine["sound"] == true);
